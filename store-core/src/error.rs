@@ -162,7 +162,12 @@ impl Error {
     }
 
     /// Adds store, operation and blob where they are not known yet: the innermost context wins.
-    pub fn in_call(mut self, store: &str, operation: &'static str, target: Option<&dyn fmt::Display>) -> Self {
+    pub fn in_call(
+        mut self,
+        store: &str,
+        operation: &'static str,
+        target: Option<&dyn fmt::Display>,
+    ) -> Self {
         self.0.store.get_or_insert_with(|| store.to_owned());
         self.0.operation.get_or_insert(operation);
         if let (None, Some(target)) = (&self.0.target, target) {
@@ -174,6 +179,40 @@ impl Error {
     /// An ability that the backend lacks.
     pub fn unsupported(what: &'static str) -> Self {
         Self::new(ErrorKind::Unsupported, format!("this store does not support {what}"))
+    }
+
+    /// What the operating system says, by the kinds that it has in common with every storage.
+    pub fn from_io(what: &'static str, error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let (kind, hint) = match error.kind() {
+            Io::NotFound => (ErrorKind::NotFound, None),
+            Io::AlreadyExists => (ErrorKind::AlreadyExists, None),
+            Io::PermissionDenied => {
+                (ErrorKind::Denied, Some("check owner and mode of the file and its directories"))
+            }
+            Io::ReadOnlyFilesystem => (ErrorKind::Denied, Some("the file system is mounted read-only")),
+            Io::StorageFull => (ErrorKind::NoSpace, Some("the file system is full")),
+            Io::QuotaExceeded => (ErrorKind::NoSpace, Some("the disk quota is used up")),
+            Io::FileTooLarge => {
+                (ErrorKind::NoSpace, Some("the file system, or a limit, allows no file of this size"))
+            }
+            Io::TimedOut
+            | Io::Interrupted
+            | Io::StaleNetworkFileHandle
+            | Io::HostUnreachable
+            | Io::NetworkDown => (ErrorKind::Unavailable, None),
+            Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => {
+                (ErrorKind::Invalid, None)
+            }
+            // EIO, and whatever else no caller can act on.
+            _ => (ErrorKind::Internal, Some("the kernel's log may say more")),
+        };
+        let message = format!("{what}: {error}");
+        let error = Self::new(kind, message).with_source(error);
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 
     /// No blob at `at`.
@@ -203,8 +242,11 @@ impl fmt::Debug for Error {
         let inner = &*self.0;
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &inner.kind).field("message", &inner.message);
-        let context =
-            [("store", inner.store.as_deref()), ("operation", inner.operation), ("target", inner.target.as_deref())];
+        let context = [
+            ("store", inner.store.as_deref()),
+            ("operation", inner.operation),
+            ("target", inner.target.as_deref()),
+        ];
         for (name, value) in context {
             if let Some(value) = value {
                 debug.field(name, &value);

@@ -1,0 +1,471 @@
+//! Configuration: a TOML file, `IMAGESTORE_*` variables, and typed settings of each backend.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, de, de::DeserializeOwned};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::{Error, ErrorKind, Options, Result};
+
+/// The parsed configuration of a deployment: named stores, one of them the default.
+///
+/// ```toml
+/// default = "fast"
+///
+/// [defaults]                  # for every store that does not say otherwise
+/// digests = ["md5", "sha512"]
+///
+/// [stores.fast]
+/// type = "fs"
+/// path = "/srv/images"
+/// ```
+///
+/// Mistakes are found when a store is opened, so that one bad store does not stop the others; each names its key
+/// and line.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    default: Option<String>,
+    stores: BTreeMap<String, Section>,
+}
+
+/// One store's part of the configuration.
+///
+/// It keeps the text and reads it anew each time, so that errors name lines and secrets live no longer than needed.
+#[derive(Clone)]
+pub struct Section {
+    source: Arc<Source>,
+    name: String,
+    kind: String,
+}
+
+struct Source {
+    path: Option<PathBuf>,
+    text: String,
+    /// Paths of names and what they are set to.
+    overrides: Vec<(String, String)>,
+}
+
+/// What stands before a variable's path into the configuration: `IMAGESTORE_STORES__FAST__PATH=/srv/images` sets
+/// `path` of `[stores.fast]`, `IMAGESTORE_DEFAULT` the default store.
+pub const ENV_PREFIX: &str = "IMAGESTORE_";
+
+impl Settings {
+    /// Reads a configuration file, then lets `variables` override it.
+    pub fn load(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::new(ErrorKind::Invalid, format!("cannot read the configuration {}: {e}", path.display()))
+                .with_source(e)
+        })?;
+        let overrides = variables
+            .into_iter()
+            .filter_map(|(name, value)| name.strip_prefix(ENV_PREFIX).map(|path| (path.to_owned(), value)));
+        Self::from_source(Source { path: Some(path.to_owned()), text, overrides: overrides.collect() })
+    }
+
+    /// Parses a configuration's text; no variable overrides it.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::from_source(Source { path: None, text: text.to_owned(), overrides: Vec::new() })
+    }
+
+    fn from_source(source: Source) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Root {
+            #[serde(default)]
+            default: Option<String>,
+        }
+        let source = Arc::new(source);
+        let mut root = source.root()?;
+        let defaults = source.take_table(&mut root, "defaults")?;
+        if let Some((key, _)) =
+            defaults.iter().find(|(key, _)| !Options::KEYS.contains(&key.get_ref().as_ref()))
+        {
+            let (known, unknown) = (Options::KEYS.join("`, `"), key.get_ref());
+            let message = format!("unknown key `{unknown}` in `[defaults]`, expected one of `{known}`");
+            return Err(source.wrong(key.span().start, &message));
+        }
+        let mut stores = BTreeMap::new();
+        for (name, value) in source.take_table(&mut root, "stores")? {
+            let at = value.span().start;
+            let name = name.into_inner().into_owned();
+            let DeValue::Table(table) = value.into_inner() else {
+                return Err(source.wrong(at, &format!("`stores.{name}` must be a table")));
+            };
+            let kind = match table.get("type").map(|value| (value.span().start, value.get_ref())) {
+                Some((_, DeValue::String(kind))) => kind.clone().into_owned(),
+                Some((at, _)) => {
+                    return Err(source.wrong(at, &format!("`type` of store `{name}` must be a string")));
+                }
+                None => return Err(source.wrong(at, &format!("store `{name}` has no `type`"))),
+            };
+            stores.insert(name.clone(), Section { source: Arc::clone(&source), name, kind });
+        }
+        let Root { default } = source.read(root)?;
+        if let Some(name) = default.as_ref().filter(|name| !stores.contains_key(*name)) {
+            let known: Vec<&str> = stores.keys().map(String::as_str).collect();
+            let message =
+                format!("`default` names the store {name:?}, but the stores are: {}", known.join(", "));
+            return Err(Error::new(ErrorKind::Invalid, format!("{}: {message}", source.name())));
+        }
+        Ok(Self { default, stores })
+    }
+
+    /// The store to use where none is named: the configured one, or the only one.
+    pub fn default(&self) -> Option<&str> {
+        let only = || self.stores.keys().next().filter(|_| self.stores.len() == 1);
+        self.default.as_ref().or_else(only).map(String::as_str)
+    }
+
+    /// All stores' parts, by name.
+    pub fn sections(&self) -> impl Iterator<Item = &Section> {
+        self.stores.values()
+    }
+
+    /// One store's part.
+    pub fn section(&self, name: &str) -> Result<&Section> {
+        self.stores.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.stores.keys().map(String::as_str).collect();
+            Error::new(ErrorKind::Invalid, format!("there is no store named {name:?}"))
+                .with_hint(format!("the configuration has: {}", known.join(", ")))
+        })
+    }
+}
+
+impl Section {
+    /// The store's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The backend's type.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The settings that every store understands.
+    pub fn options(&self) -> Result<Options> {
+        self.split().and_then(|(options, _)| self.source.read(options)).map_err(|error| self.named(error))
+    }
+
+    /// The backend's own settings.
+    pub fn backend<C: DeserializeOwned>(&self) -> Result<C> {
+        self.split().and_then(|(_, own)| self.source.read(own)).map_err(|error| self.named(error))
+    }
+
+    /// What every store understands, defaults filled in, and what is the backend's own.
+    fn split(&self) -> Result<(DeTable<'_>, DeTable<'_>)> {
+        let mut root = self.source.root()?;
+        let mut defaults = self.source.take_table(&mut root, "defaults")?;
+        let mut stores = self.source.take_table(&mut root, "stores")?;
+        let mut own = self.source.take_table(&mut stores, &self.name)?;
+        own.remove("type");
+        let mut options = DeTable::new();
+        for key in Options::KEYS {
+            if let Some((key, value)) = own.remove_entry(key).or_else(|| defaults.remove_entry(key)) {
+                options.insert(key, value);
+            }
+        }
+        Ok((options, own))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.in_call(&self.name, "configure", None)
+    }
+}
+
+impl fmt::Debug for Section {
+    /// Without the settings, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Section").field("name", &self.name).field("type", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// The whole configuration, with what variables override.
+    fn root(&self) -> Result<DeTable<'_>> {
+        let mut root = DeTable::parse(&self.text).map_err(|e| self.error(&e))?.into_inner();
+        for (path, value) in &self.overrides {
+            apply(&mut root, path, value)?;
+        }
+        Ok(root)
+    }
+
+    /// Takes the table `key` out of `root`; a missing one is an empty one.
+    fn take_table<'a>(&self, root: &mut DeTable<'a>, key: &str) -> Result<DeTable<'a>> {
+        match root.remove(key).map(|value| (value.span(), value.into_inner())) {
+            None => Ok(DeTable::new()),
+            Some((_, DeValue::Table(table))) => Ok(table),
+            Some((span, _)) => Err(self.wrong(span.start, &format!("`{key}` must be a table"))),
+        }
+    }
+
+    /// Turns a table into typed settings.
+    fn read<T: DeserializeOwned>(&self, table: DeTable<'_>) -> Result<T> {
+        let deserializer = toml::Deserializer::from(Spanned::new(0..0, table));
+        T::deserialize(deserializer).map_err(|e| self.error(&e))
+    }
+
+    fn error(&self, error: &toml::de::Error) -> Error {
+        // `toml` quotes the line, which may hold a secret; the message alone names the key.
+        let shown = error.to_string();
+        let key =
+            shown.lines().find_map(|line| line.strip_prefix("in `")).map(|line| line.trim_end_matches('`'));
+        let message = match key {
+            Some(key) if !error.message().contains(&format!("`{key}`")) => {
+                format!("`{key}`: {}", error.message())
+            }
+            _ => error.message().to_owned(),
+        };
+        match error.span() {
+            Some(span) if span != (0..0) => self.wrong(span.start, &message),
+            _ => Error::new(ErrorKind::Invalid, format!("{}: {message}", self.name())),
+        }
+    }
+
+    fn wrong(&self, at: usize, message: &str) -> Error {
+        let before = self.text.get(..at).unwrap_or(&self.text);
+        let line = 1 + before.matches('\n').count();
+        Error::new(ErrorKind::Invalid, format!("{} line {line}: {message}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        self.path.as_ref().map_or_else(|| "configuration".to_owned(), |path| path.display().to_string())
+    }
+}
+
+/// Sets what a variable names: `STORES__FAST__PATH` is `stores.fast.path`. Store names match in any case, with `_`
+/// for `-`.
+fn apply<'a>(root: &mut DeTable<'a>, path: &str, value: &'a str) -> Result<()> {
+    let mut names = path.split("__").map(str::to_ascii_lowercase).peekable();
+    if !names.peek().is_some_and(|first| ["default", "defaults", "stores"].contains(&first.as_str())) {
+        return Ok(()); // A variable of the command, such as IMAGESTORE_CONFIG.
+    }
+    let mut table = root;
+    while let Some(name) = names.next() {
+        let same = |key: &str| key.to_ascii_lowercase().replace('-', "_") == name;
+        let key = table.keys().find(|key| same(key.get_ref())).cloned();
+        let key = key.unwrap_or_else(|| Spanned::new(0..0, name.into()));
+        if names.peek().is_none() {
+            table.remove(key.get_ref().as_ref());
+            table.insert(key, parse_value(value));
+            return Ok(());
+        }
+        let entry = table.entry(key).or_insert_with(|| Spanned::new(0..0, DeValue::Table(DeTable::new())));
+        let DeValue::Table(next) = entry.get_mut() else {
+            let message = format!("the variable {ENV_PREFIX}{path} does not lead to a table");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        };
+        table = next;
+    }
+    Ok(())
+}
+
+/// A variable's text as TOML where it is TOML, else as a string; without a place in the file.
+fn parse_value(text: &str) -> Spanned<DeValue<'_>> {
+    let value = DeValue::parse(text).map(Spanned::into_inner);
+    Spanned::new(0..0, value.unwrap_or_else(|_| DeValue::String(text.into())))
+}
+
+/// A secret value of the configuration: `"text"`, `{ env = "VARIABLE" }` or `{ file = "/path" }`.
+///
+/// It is fetched when the configuration is read, and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself: for the wire, never for printing.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a secret: \"text\", { env = \"VARIABLE\" } or { file = \"/path\" }")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::new(text))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
+                let Some((from, name)) = map.next_entry::<String, String>()? else {
+                    return Err(de::Error::invalid_length(0, &self));
+                };
+                if map.next_key::<String>()?.is_some() {
+                    return Err(de::Error::custom("a secret has one source, `env` or `file`"));
+                }
+                match from.as_str() {
+                    "env" => std::env::var(&name).map(Secret).map_err(|_| {
+                        de::Error::custom(format!("the variable {name} that holds the secret is not set"))
+                    }),
+                    "file" => std::fs::read_to_string(&name)
+                        .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+                        .map_err(|e| de::Error::custom(format!("cannot read the secret file {name}: {e}"))),
+                    _ => Err(de::Error::unknown_field(&from, &["env", "file"])),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Backend {
+        path: String,
+        #[serde(default)]
+        password: Option<Secret>,
+    }
+
+    fn section(text: &str) -> Section {
+        Settings::parse(text).unwrap().section("a").unwrap().clone()
+    }
+
+    #[test]
+    fn defaults_reach_every_store_and_a_store_overrides_them() {
+        let settings = Settings::parse(
+            "[defaults]\nmax_size = '1GiB'\nweight = 1\n[stores.a]\ntype='x'\npath='p'\nweight=7\n[stores.b]\ntype='x'",
+        )
+        .unwrap();
+        let a = settings.section("a").unwrap();
+        assert_eq!(a.options().unwrap().weight, 7);
+        assert_eq!(a.options().unwrap().max_size, Some(crate::Size(1 << 30)));
+        assert_eq!(a.backend::<Backend>().unwrap().path, "p");
+        assert_eq!(settings.section("b").unwrap().options().unwrap().weight, 1);
+        assert_eq!(settings.default(), None);
+        assert_eq!(settings.section("c").unwrap_err().hint(), Some("the configuration has: a, b"));
+    }
+
+    #[test]
+    fn mistakes_name_their_key_and_line() {
+        for (text, expected) in [
+            (
+                "[stores.a]\ntype='x'\npath='p'\nfoo=1",
+                "configuration line 4: unknown field `foo`, expected `path` or `password`",
+            ),
+            ("[stores.a]\ntype='x'\npath=\n", "configuration line 3: "),
+            (
+                "[stores.a]\ntype='x'\n\npath=3",
+                "configuration line 4: `path`: invalid type: integer `3`, expected a string",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\nmax_size='much'",
+                "configuration line 4: `max_size`: invalid value: string \"much\", expected a size such as 1048576 or \"10GiB\"",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\n[stores.a.retry]\ntries=2",
+                "configuration line 5: `retry`: unknown field `tries`",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\npassword={file='/does/not/exist'}",
+                "configuration line 4: `password`: cannot read the secret file /does/not/exist",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\npassword={env='IMAGESTORE_TEST_UNSET'}",
+                "configuration line 4: `password`: the variable IMAGESTORE_TEST_UNSET",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\npassword={vault='x'}",
+                "configuration line 4: `password`: unknown field `vault`",
+            ),
+            ("[stores.a]\npath='p'", "configuration line 1: store `a` has no `type`"),
+            ("[defaults]\npath='p'", "configuration line 2: unknown key `path` in `[defaults]`"),
+            ("defualt='a'", "configuration line 1: unknown field `defualt`"),
+            (
+                "default='b'\n[stores.a]\ntype='x'",
+                "configuration: `default` names the store \"b\", but the stores are: a",
+            ),
+        ] {
+            let error = match Settings::parse(text) {
+                Err(error) => error,
+                Ok(settings) => {
+                    let a = settings.section("a").unwrap();
+                    a.options().map(drop).and_then(|()| a.backend::<Backend>().map(drop)).unwrap_err()
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(
+                error.message().starts_with(expected),
+                "{:?}\n  does not start with {expected:?}",
+                error.message()
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_secret_is_not_quoted() {
+        let a = section("[stores.a]\ntype='x'\npath='p'\npassword = 'hunter2'\nfoo = 1 # hunter2");
+        let error = a.backend::<Backend>().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+        let ok =
+            section("[stores.a]\ntype='x'\npath='p'\npassword = 'hunter2'").backend::<Backend>().unwrap();
+        assert!(!format!("{ok:?}").contains("hunter2"));
+        assert_eq!(ok.password.unwrap().expose(), "hunter2");
+    }
+
+    #[test]
+    fn variables_override_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("imagestore.toml");
+        std::fs::write(&path, "[stores.fast-one]\ntype='x'\npath='p'\n").unwrap();
+        let set = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> =
+                pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            Settings::load(&path, pairs)
+        };
+        let settings = set(&[
+            ("IMAGESTORE_STORES__FAST_ONE__PATH", "/other"),
+            ("IMAGESTORE_STORES__FAST_ONE__WEIGHT", "-3"),
+            ("IMAGESTORE_DEFAULT", "fast-one"),
+            ("IMAGESTORE_CONFIG", "not ours"),
+            ("HOME", "/root"),
+        ])
+        .unwrap();
+        let section = settings.section("fast-one").unwrap();
+        assert_eq!(section.backend::<Backend>().unwrap().path, "/other");
+        assert_eq!(section.options().unwrap().weight, -3);
+        assert_eq!(settings.default(), Some("fast-one"));
+        let error = set(&[("IMAGESTORE_STORES__FAST_ONE__PATH__X", "1")]).unwrap_err();
+        assert!(error.message().contains("IMAGESTORE_STORES__FAST_ONE__PATH__X"));
+        let error = Settings::load(&dir.path().join("missing"), []).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,80}") {
+            if let Ok(settings) = Settings::parse(&text) {
+                for section in settings.sections() {
+                    let _ = (section.options(), section.backend::<Backend>());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Local files as sources and targets of image data, holes included, off the async threads.
+
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, sync::Arc};
+
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self},
+};
+use rustix::{fs::SeekFrom, io::Errno};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool};
+
+/// How many pieces are read ahead of the one that is being used.
+const READ_AHEAD: usize = 2;
+
+/// Streams `range` of an open file in pieces of the pool's size, each read by one positioned read on a blocking
+/// thread; the file's offset is not used. Holes come as [`Chunk::Zeros`] without being read.
+///
+/// A file that ends before the range does is [`Corrupt`](ErrorKind::Corrupt).
+pub fn read(file: Arc<File>, range: Range<u64>, pool: Pool) -> ChunkStream {
+    let pieces = pieces(Arc::clone(&file), range, pool.size() as u64);
+    pieces
+        .map_ok(move |piece| {
+            let (file, pool) = (Arc::clone(&file), pool.clone());
+            async move {
+                match piece {
+                    Piece::Hole(len) => Ok(Chunk::Zeros(len)),
+                    Piece::Data(range) => blocking(move || read_piece(&file, range, &pool)).await,
+                }
+            }
+        })
+        .try_buffered(READ_AHEAD)
+        .boxed()
+}
+
+/// Writes `chunks` into a file from its start on, leaving zeros out, and sets its length; says how long that is.
+///
+/// Nothing is synced. If the future is dropped, one write may still be under way.
+pub async fn write(file: Arc<File>, mut chunks: ChunkStream) -> Result<u64> {
+    let mut offset = 0;
+    let mut pending: Option<JoinHandle<Result<()>>> = None;
+    while let Some(chunk) = chunks.try_next().await? {
+        let at = offset;
+        offset += chunk.len();
+        if let Chunk::Data(bytes) = chunk {
+            if let Some(write) = pending.take() {
+                write.await.map_err(stopped)??;
+            }
+            let file = Arc::clone(&file);
+            pending = Some(spawn_blocking(move || {
+                file.write_all_at(&bytes, at).map_err(|e| Error::from_io("cannot write the file", e))
+            }));
+        }
+    }
+    if let Some(write) = pending.take() {
+        write.await.map_err(stopped)??;
+    }
+    blocking(move || file.set_len(offset).map_err(|e| Error::from_io("cannot set the file's length", e)))
+        .await?;
+    Ok(offset)
+}
+
+/// How many bytes of a file are not in holes.
+pub fn data_size(file: &File) -> io::Result<u64> {
+    let end = file.metadata()?.len();
+    let (mut data, mut at) = (0, 0);
+    while let Some(extent) = next_extent(file, at, end)? {
+        data += extent.end - extent.start;
+        at = extent.end;
+    }
+    Ok(data)
+}
+
+/// Runs `work` on a blocking thread. If the future is dropped, the work still ends by itself.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(stopped)?
+}
+
+fn stopped(error: JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a file operation was stopped").with_source(error)
+}
+
+enum Piece {
+    Data(Range<u64>),
+    Hole(u64),
+}
+
+/// Cuts a range of a file into holes and pieces of data that end at multiples of `size`.
+fn pieces(
+    file: Arc<File>,
+    range: Range<u64>,
+    size: u64,
+) -> impl futures::Stream<Item = Result<Piece>> + Send {
+    stream::try_unfold((range, None::<Range<u64>>), move |(mut left, extent)| {
+        let file = Arc::clone(&file);
+        async move {
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let extent = match extent.filter(|extent| extent.start < extent.end) {
+                Some(extent) => extent,
+                None => {
+                    let (start, end) = (left.start, left.end);
+                    let found = blocking(move || {
+                        next_extent(&file, start, end)
+                            .map_err(|e| Error::from_io("cannot find the file's holes", e))
+                    });
+                    found.await?.unwrap_or(end..end)
+                }
+            };
+            if extent.start > left.start {
+                let hole = extent.start - left.start;
+                left.start = extent.start;
+                return Ok(Some((Piece::Hole(hole), (left, Some(extent)))));
+            }
+            let end = ((left.start / size + 1) * size).min(extent.end);
+            let piece = left.start..end;
+            left.start = end;
+            Ok(Some((Piece::Data(piece), (left, Some(end..extent.end)))))
+        }
+    })
+}
+
+/// The next run of data at or after `at` and before `end` (lseek(2), `SEEK_DATA`).
+fn next_extent(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= end {
+        return Ok(None);
+    }
+    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return hole_or_short(file, at, end),
+        Err(Errno::INVAL | Errno::NOTSUP) => return Ok(Some(at..end)),
+        Err(error) => return Err(error.into()),
+    };
+    if start >= end {
+        return Ok(None);
+    }
+    match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+        // At the file's end a hole always starts: a short file is found when its data is read.
+        Ok(hole) if hole >= file.metadata()?.len() => Ok(Some(start..end)),
+        Ok(hole) => Ok(Some(start..hole.min(end))),
+        Err(Errno::INVAL | Errno::NOTSUP | Errno::NXIO) => Ok(Some(start..end)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// There is no data from `at` on: a hole, unless the file ends too early.
+fn hole_or_short(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    let short = file.metadata()?.len() < end;
+    Ok(short.then_some(at..end))
+}
+
+fn read_piece(file: &File, range: Range<u64>, pool: &Pool) -> Result<Chunk> {
+    let mut buffer = pool.take();
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = (range.end - at) as usize;
+        match buffer.read_with(wanted, |memory| file.read_at(memory, at)) {
+            Ok(0) => {
+                let message =
+                    format!("the file ends at {at}, before the {} bytes that it should have", range.end);
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
+            Ok(got) => at += got as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::from_io("cannot read the file", error)),
+        }
+    }
+    Ok(Chunk::Data(buffer.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn sparse() -> (tempfile::NamedTempFile, Vec<u8>) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        file.as_file().set_len(10 << 20).unwrap();
+        file.as_file().write_all_at(&[9; 5000], 3 << 20).unwrap();
+        let content = std::fs::read(file.path()).unwrap();
+        (file, content)
+    }
+
+    fn flat(chunks: Vec<Chunk>) -> Vec<u8> {
+        chunks.into_iter().flat_map(Chunk::into_bytes).flatten().collect()
+    }
+
+    #[tokio::test]
+    async fn any_range_reads_like_the_file_and_holes_stay_holes() {
+        let (file, content) = sparse();
+        let open = Arc::new(file.reopen().unwrap());
+        for range in
+            [0..10 << 20, 0..0, 99_999..100_001, 3 << 20..(3 << 20) + 1, 5 << 20..10 << 20, 65_536..65_537]
+        {
+            let chunks: Vec<Chunk> =
+                read(Arc::clone(&open), range.clone(), Pool::new(65_536, 4)).try_collect().await.unwrap();
+            assert!(flat(chunks) == content[range.start as usize..range.end as usize], "{range:?}");
+        }
+        let target = tempfile::NamedTempFile::new().unwrap();
+        let chunks = read(Arc::clone(&open), 0..10 << 20, Pool::new(65_536, 4));
+        assert_eq!(write(Arc::new(target.reopen().unwrap()), chunks).await.unwrap(), 10 << 20);
+        assert!(std::fs::read(target.path()).unwrap() == content);
+        assert!(data_size(target.as_file()).unwrap() < 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_short_is_corrupt() {
+        let (file, _) = sparse();
+        for end in [(10 << 20) + 1, 20 << 20] {
+            let chunks = read(Arc::new(file.reopen().unwrap()), 0..end, Pool::new(65_536, 4));
+            let error = chunks.try_collect::<Vec<_>>().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+}

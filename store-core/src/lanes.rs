@@ -1,0 +1,144 @@
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use crate::{Chunk, Digests, Error, ErrorKind, Hasher, Result};
+
+/// Watches a blob's bytes on their way in, for instance to verify a signature over them.
+///
+/// It runs beside the digests, off the async threads. An error stops the upload; nothing is committed then.
+pub trait Tap: Send + 'static {
+    /// Sees the next bytes; zeros of a hole come as bytes too.
+    fn update(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Has seen all bytes, and may still refuse them.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// The digests and taps of one transfer, each a lane of its own: fed in order, worked off on blocking threads.
+///
+/// A lane holds no thread while it waits for bytes, so a thousand slow uploads cost no thread at all.
+pub(crate) struct Lanes {
+    lanes: Vec<Lane>,
+}
+
+struct Lane {
+    queue: mpsc::Sender<Chunk>,
+    done: AbortOnDrop,
+}
+
+/// A lane whose transfer is gone has no one to work for.
+struct AbortOnDrop(JoinHandle<Result<Worker>>);
+
+enum Worker {
+    Hasher(Box<Hasher>),
+    Tap(Box<dyn Tap>),
+}
+
+/// How many chunks may wait in front of a lane; as many again may be in work.
+const DEPTH: usize = 4;
+
+/// As many lanes compute at once as there are cores: more would only take turns.
+static CORES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, std::num::NonZero::get)))
+});
+
+impl Lanes {
+    pub(crate) fn start(runtime: &Handle, hashers: Vec<Hasher>, taps: Vec<Box<dyn Tap>>) -> Self {
+        let workers = hashers
+            .into_iter()
+            .map(|hasher| Worker::Hasher(Box::new(hasher)))
+            .chain(taps.into_iter().map(Worker::Tap));
+        let lanes = workers.map(|worker| {
+            let (queue, chunks) = mpsc::channel(DEPTH);
+            Lane { queue, done: AbortOnDrop(runtime.spawn(run(chunks, worker))) }
+        });
+        Self { lanes: lanes.collect() }
+    }
+
+    /// Hands `chunk` to every lane; waits while one of them is too far behind.
+    pub(crate) async fn feed(&mut self, chunk: &Chunk) -> Result<()> {
+        for lane in &mut self.lanes {
+            if lane.queue.send(chunk.clone()).await.is_err() {
+                return Err(match (&mut lane.done.0).await {
+                    Ok(Err(refused)) => refused,
+                    Ok(Ok(_)) => Error::new(ErrorKind::Internal, "a digest lane ended early"),
+                    Err(panic) => lost(panic),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the lanes to see the last byte.
+    pub(crate) async fn finish(self) -> Result<Digests> {
+        let mut digests = Digests::default();
+        let mut running = Vec::new();
+        for Lane { queue, done } in self.lanes {
+            drop(queue);
+            running.push(done);
+        }
+        for mut done in running {
+            match (&mut done.0).await.map_err(lost)?? {
+                Worker::Hasher(hasher) => digests.insert(hasher.algorithm(), hasher.finish()),
+                Worker::Tap(tap) => {
+                    tokio::task::spawn_blocking(move || tap.finish()).await.map_err(lost)??;
+                }
+            }
+        }
+        Ok(digests)
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").field("lanes", &self.lanes.len()).finish()
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn run(mut chunks: mpsc::Receiver<Chunk>, mut worker: Worker) -> Result<Worker> {
+    let mut batch = Vec::with_capacity(DEPTH);
+    while chunks.recv_many(&mut batch, DEPTH).await > 0 {
+        // The semaphore is never closed.
+        let _core = CORES.acquire().await;
+        (worker, batch) = tokio::task::spawn_blocking(move || {
+            for chunk in batch.drain(..) {
+                worker.update(chunk)?;
+            }
+            Ok((worker, batch))
+        })
+        .await
+        .map_err(lost)??;
+    }
+    Ok(worker)
+}
+
+impl Worker {
+    fn update(&mut self, chunk: Chunk) -> Result<()> {
+        match self {
+            Self::Hasher(hasher) => hasher.update_chunk(&chunk),
+            Self::Tap(tap) => {
+                for bytes in chunk.into_bytes() {
+                    tap.update(&bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lost(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a digest lane stopped").with_source(error)
+}

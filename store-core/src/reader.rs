@@ -1,0 +1,209 @@
+use std::{fmt, ops::Range, sync::Arc};
+
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+
+use crate::{
+    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat,
+    lanes::Lanes, store::Shared,
+};
+use bytes::Bytes;
+
+/// A blob's bytes on their way out.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// An open blob. Cheap to clone; reads may run concurrently.
+///
+/// Every stream yields exactly the bytes of its range or ends in an error: a broken one is resumed at the offset
+/// that it reached, and a whole blob is compared with the digest kept with it.
+#[derive(Clone)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    at: Location,
+    download: Arc<dyn Download>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>, at: Location, download: Arc<dyn Download>) -> Self {
+        Self { shared, at, download }
+    }
+
+    /// The blob as it was when it was opened.
+    pub fn stat(&self) -> &Stat {
+        self.download.stat()
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        &self.at
+    }
+
+    /// The blob as a local file, where it is one: for zero-copy paths such as `sendfile(2)`. Nothing that is
+    /// read this way is verified.
+    pub fn file(&self) -> Option<&Arc<std::fs::File>> {
+        self.download.file()
+    }
+
+    /// Streams `range` as bytes.
+    pub fn stream(&self, range: impl Into<ByteRange>) -> Result<ByteStream> {
+        let chunks = self.chunks(range)?;
+        Ok(chunks.map_ok(|chunk| stream::iter(chunk.into_bytes().map(Ok))).try_flatten().boxed())
+    }
+
+    /// Streams `range` with the holes that the storage knows of.
+    pub fn chunks(&self, range: impl Into<ByteRange>) -> Result<ChunkStream> {
+        let size = self.stat().size;
+        let range: ByteRange = range.into();
+        let Some(span) = range.within(size) else {
+            let error =
+                Error::new(ErrorKind::Invalid, format!("{range:?} is not within the blob's {size} bytes"));
+            return Err(self.shared.context(error, "read", Some(&self.at)));
+        };
+        let mut transfer = Transfer::new(self, span);
+        if size > 0 && transfer.next == 0 && transfer.end == size && self.shared.options.verify_reads {
+            transfer.check = self.cheapest_check();
+        }
+        Ok(transfer.into_stream())
+    }
+
+    /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.
+    pub(crate) async fn digests(&self, hashers: Vec<Hasher>, progress: impl Fn(u64)) -> Result<Digests> {
+        let mut lanes = Lanes::start(&self.shared.janitor.runtime, hashers, Vec::new());
+        let mut chunks = Transfer::new(self, 0..self.stat().size).into_stream();
+        while let Some(chunk) = chunks.try_next().await? {
+            lanes.feed(&chunk).await?;
+            progress(chunk.len());
+        }
+        lanes.finish().await
+    }
+
+    fn cheapest_check(&self) -> Option<Check> {
+        let expected = self.stat().meta.as_ref()?.digests.clone();
+        let hasher = Hasher::new(expected.cheapest()?);
+        Some(Check { expected, lanes: Lanes::start(&self.shared.janitor.runtime, vec![hasher], Vec::new()) })
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("at", &self.at).field("stat", self.stat()).finish_non_exhaustive()
+    }
+}
+
+/// One range on its way out, over as many of the driver's streams as it takes.
+struct Transfer {
+    reader: Reader,
+    next: u64,
+    end: u64,
+    stream: Option<ChunkStream>,
+    /// Failures since the last byte of progress.
+    failed: u32,
+    check: Option<Check>,
+    done: bool,
+}
+
+struct Check {
+    expected: Digests,
+    lanes: Lanes,
+}
+
+impl Transfer {
+    fn new(reader: &Reader, span: Range<u64>) -> Self {
+        let (next, end) = (span.start, span.end);
+        Self { reader: reader.clone(), next, end, stream: None, failed: 0, check: None, done: false }
+    }
+
+    fn into_stream(self) -> ChunkStream {
+        stream::unfold(self, |mut transfer| async move {
+            if transfer.done {
+                return None;
+            }
+            let step = transfer.step().await;
+            transfer.done = step.is_err();
+            let item = step.map_err(|error| {
+                let reader = &transfer.reader;
+                reader.shared.context(error, "read", Some(&reader.at))
+            });
+            item.transpose().map(|item| (item, transfer))
+        })
+        .boxed()
+    }
+
+    /// The next chunk, or `None` after the last one.
+    async fn step(&mut self) -> Result<Option<Chunk>> {
+        if self.next == self.end {
+            self.done = true;
+            self.stream = None;
+            if let Some(check) = self.check.take() {
+                check.compare().await?;
+            }
+            return Ok(None);
+        }
+        loop {
+            match self.pull().await {
+                Ok(chunk) => {
+                    self.failed = 0;
+                    self.next += chunk.len();
+                    if let Some(check) = &mut self.check {
+                        check.lanes.feed(&chunk).await?;
+                    }
+                    return Ok(Some(chunk));
+                }
+                Err(error) => {
+                    self.stream = None;
+                    self.failed += 1;
+                    let pause = self.reader.shared.options.retry.pause(self.failed);
+                    let Some(pause) = pause.filter(|_| error.is_retryable()) else { return Err(error) };
+                    tracing::debug!(offset = self.next, %error, "resuming a broken download");
+                    metrics::counter!("imagestore_retries_total", "store" => self.reader.shared.name.clone(),
+                        "operation" => "read")
+                    .increment(1);
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn pull(&mut self) -> Result<Chunk> {
+        if self.stream.is_none() {
+            self.stream = Some(self.reader.download.read(self.next..self.end).await?);
+        }
+        let Some(stream) = &mut self.stream else { return Err(short(self.end - self.next)) };
+        loop {
+            match stream.next().await {
+                Some(Ok(chunk)) if chunk.is_empty() => {}
+                Some(Ok(chunk)) if chunk.len() > self.end - self.next => {
+                    return Err(Error::new(ErrorKind::Corrupt, "the storage sent more bytes than asked for"));
+                }
+                Some(Ok(chunk)) => return Ok(chunk),
+                Some(Err(error)) => return Err(error),
+                None => return Err(short(self.end - self.next)),
+            }
+        }
+    }
+}
+
+impl Check {
+    async fn compare(self) -> Result<()> {
+        let found = self.lanes.finish().await?;
+        match self.expected.differences(&found).first() {
+            None => Ok(()),
+            Some(algorithm) => Err(differs(*algorithm, &self.expected, &found)),
+        }
+    }
+}
+
+/// The error of stored bytes that are not those that were written.
+pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &Digests) -> Error {
+    let (expected, found) = (expected.hex(algorithm), found.hex(algorithm));
+    let (expected, found) = (expected.unwrap_or_default(), found.unwrap_or_default());
+    let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");
+    Error::new(ErrorKind::Corrupt, message)
+        .with_hint("restore the blob from another copy, then delete this one")
+}
+
+fn short(missing: u64) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the storage ended the stream {missing} bytes early"))
+}

@@ -1,0 +1,137 @@
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+
+use futures::{FutureExt, future::BoxFuture};
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+
+use crate::{
+    Backend, Error, ErrorKind, Result, Store,
+    config::{Section, Settings},
+};
+
+/// A backend's typed settings: a serde struct with `deny_unknown_fields`.
+pub trait Config: DeserializeOwned + Send + 'static {
+    /// The value of `type` that selects this backend.
+    const TYPE: &'static str;
+
+    /// Connects, and fails early if the settings cannot work. `name` is the store's, for messages.
+    fn connect(self, name: &str) -> impl Future<Output = Result<Arc<dyn Backend>>> + Send;
+}
+
+type Connect = fn(Section) -> BoxFuture<'static, Result<Arc<dyn Backend>>>;
+
+/// The backends that a program was built with: a value, not a global.
+///
+/// ```
+/// # use store_core::{MemoryConfig, Registry, Settings};
+/// # #[tokio::main] async fn main() -> store_core::Result<()> {
+/// let registry = Registry::default().with::<MemoryConfig>();
+/// let settings = Settings::parse("[stores.scratch]\ntype = 'memory'\ncapacity = '1MiB'")?;
+/// let store = registry.open(settings.section("scratch")?).await?;
+/// assert_eq!(store.capacity().await?.total, 1 << 20);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Registry(BTreeMap<&'static str, Connect>);
+
+impl Registry {
+    /// Adds a backend; of two with one type the later one counts.
+    #[must_use]
+    pub fn with<C: Config>(mut self) -> Self {
+        self.0.insert(C::TYPE, |section| {
+            async move {
+                let config: C = section.backend()?;
+                config.connect(section.name()).await
+            }
+            .boxed()
+        });
+        self
+    }
+
+    /// The types it knows.
+    pub fn types(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
+    /// Opens the store that `section` configures.
+    pub async fn open(&self, section: &Section) -> Result<Store> {
+        let name = section.name();
+        let opened = async {
+            let connect = self.0.get(section.kind()).ok_or_else(|| self.unknown(section.kind()))?;
+            let options = section.options()?;
+            Ok((connect(section.clone()).await?, options))
+        };
+        let (backend, options) = opened.await.map_err(|error: Error| error.in_call(name, "open", None))?;
+        Ok(Store::new(name, backend, options))
+    }
+
+    fn unknown(&self, kind: &str) -> Error {
+        let known: Vec<_> = self.types().collect();
+        Error::new(ErrorKind::Invalid, format!("no backend of type {kind:?} is built in"))
+            .with_hint(format!("built in are: {}", known.join(", ")))
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.types()).finish()
+    }
+}
+
+/// All stores of a deployment. Each is opened when it is first asked for, so that one that cannot be reached does not
+/// stop the others; a failed one is tried again the next time.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    settings: Settings,
+    open: BTreeMap<String, OnceCell<Store>>,
+}
+
+impl Stores {
+    /// The stores that `settings` name, none of them opened yet.
+    pub fn new(registry: Registry, settings: Settings) -> Self {
+        let open = settings.sections().map(|section| (section.name().to_owned(), OnceCell::new())).collect();
+        Self { inner: Arc::new(Inner { registry, settings, open }) }
+    }
+
+    /// The store named `name`, or the default one.
+    pub async fn get(&self, name: Option<&str>) -> Result<Store> {
+        let name = name.or_else(|| self.default()).ok_or_else(|| {
+            let names: Vec<_> = self.names().collect();
+            Error::new(ErrorKind::Invalid, "no store is named, and the configuration has no `default`")
+                .with_hint(format!("name one of: {}", names.join(", ")))
+        })?;
+        let section = self.inner.settings.section(name)?;
+        let Some(cell) = self.inner.open.get(name) else {
+            return Err(Error::new(ErrorKind::Internal, "a configured store has no place"));
+        };
+        cell.get_or_try_init(|| self.inner.registry.open(section)).await.cloned()
+    }
+
+    /// The default store's name, if there is one.
+    pub fn default(&self) -> Option<&str> {
+        self.inner.settings.default()
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.inner.open.keys().map(String::as_str)
+    }
+
+    /// The configuration.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Waits until every opened store has removed what dropped writers left.
+    pub async fn settle(&self) {
+        for store in self.inner.open.values().filter_map(OnceCell::get) {
+            store.settle().await;
+        }
+    }
+}
