@@ -164,6 +164,13 @@ fn read_piece(file: &File, range: Range<u64>, pool: &Pool) -> Result<Chunk> {
             }
             Ok(got) => at += got as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // EIO of a read is a lost sector: another copy may have the bytes, another try has not.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                let message = format!("the disk cannot read the file at {at}: {error}");
+                return Err(Error::new(ErrorKind::Corrupt, message)
+                    .with_source(error)
+                    .with_hint("the kernel's log says more; restore the blob from another copy"));
+            }
             Err(error) => return Err(Error::from_io("cannot read the file", error)),
         }
     }

@@ -12,7 +12,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(directory), Some(path)) = (arguments.next(), arguments.next()) else {
         return Err("usage: put_get DIRECTORY FILE".into());
     };
-    let store = Store::new("local", Arc::new(FsBackend::open(&FsConfig::new(directory))?), Options::default());
+    let store =
+        Store::new("local", Arc::new(FsBackend::open(&FsConfig::new(directory))?), Options::default());
 
     let source = Arc::new(std::fs::File::open(path)?);
     let size = source.metadata()?.len();
@@ -22,7 +23,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} {:?} {:?}", blob.location, blob.meta.digests, start.elapsed());
 
     let start = std::time::Instant::now();
-    let read: u64 = store.stream(&blob.location, ..).await?.map_ok(|bytes| bytes.len() as u64).try_fold(0, |sum, len| async move { Ok(sum + len) }).await?;
+    let read: u64 = store
+        .stream(&blob.location, ..)
+        .await?
+        .map_ok(|bytes| bytes.len() as u64)
+        .try_fold(0, |sum, len| async move { Ok(sum + len) })
+        .await?;
     println!("{read} bytes came back {:?}", start.elapsed());
     store.delete(&blob.location).await?;
     Ok(())

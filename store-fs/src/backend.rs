@@ -242,8 +242,8 @@ impl Backend for FsBackend {
                 let directory = directory.open()?;
                 if counted.insert(directory.device()?) {
                     let (total, free) = directory.space()?;
-                    all.total += total;
-                    all.free += free.saturating_sub(shared.config.reserve.0);
+                    all.total = all.total.saturating_add(total);
+                    all.free = all.free.saturating_add(free.saturating_sub(shared.config.reserve.0));
                 }
             }
             Ok(all)

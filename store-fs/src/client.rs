@@ -107,8 +107,12 @@ pub(crate) struct OpenBlob {
 }
 
 impl OpenDir {
+    /// Total and free space in bytes; both endless where the file system has no limit of its own, such as ramfs.
     pub(crate) fn space(&self) -> Result<(u64, u64)> {
         let space = fs::fstatvfs(&self.fd).map_err(|errno| io("cannot measure the file system", errno))?;
+        if space.f_blocks == 0 {
+            return Ok((u64::MAX, u64::MAX));
+        }
         Ok((space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize)))
     }
 
@@ -459,7 +463,8 @@ pub(crate) enum Publish {
 
 /// Allocates `size` bytes now, so that a full disk is noticed now; false where the file system cannot.
 pub(crate) fn reserve(file: &File, size: u64) -> Result<bool> {
-    match fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
+    // The length is set too, because ext4 makes no holes beyond it.
+    match fs::fallocate(file, FallocateFlags::empty(), 0, size) {
         Ok(()) => Ok(true),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(false),
         Err(errno) => Err(io("cannot reserve space", errno)
