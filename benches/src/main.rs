@@ -19,7 +19,9 @@ fn main() -> Result<()> {
         ["puts", directory, count, bytes] => puts(directory, count.parse()?, bytes.parse()?),
         ["fill", directory, count] => fill(directory.as_ref(), count.parse()?),
         ["list", directory] => list(directory),
-        _ => bail!("usage: probe digest ALGORITHM BYTES | puts DIRECTORY COUNT BYTES | fill DIRECTORY COUNT | list DIRECTORY"),
+        _ => bail!(
+            "usage: probe digest ALGORITHM BYTES | puts DIRECTORY COUNT BYTES | fill DIRECTORY COUNT | list DIRECTORY"
+        ),
     }
 }
 

@@ -61,6 +61,7 @@ impl Reader {
                 Error::new(ErrorKind::Invalid, format!("{range:?} is not within the blob's {size} bytes"));
             return Err(self.shared.context(error, "read", Some(&self.at)));
         };
+        self.check_length()?;
         let mut transfer = Transfer::new(self, span);
         if size > 0 && transfer.next == 0 && transfer.end == size && self.shared.options.verify_reads {
             transfer.check = self.cheapest_check();
@@ -77,6 +78,20 @@ impl Reader {
             progress(chunk.len());
         }
         lanes.finish().await
+    }
+
+    /// A blob that was cut, or grew, since it was written is damaged in every range.
+    pub(crate) fn check_length(&self) -> Result<()> {
+        let Stat { size, meta, .. } = self.stat();
+        match meta.as_ref().map(|meta| meta.size).filter(|written| written != size) {
+            None => Ok(()),
+            Some(written) => {
+                let message = format!("the blob has {size} bytes, not the {written} that were written");
+                let error = Error::new(ErrorKind::Corrupt, message)
+                    .with_hint("restore the blob from another copy, then delete this one");
+                Err(self.shared.context(error, "read", Some(&self.at)))
+            }
+        }
     }
 
     fn cheapest_check(&self) -> Option<Check> {
@@ -135,7 +150,13 @@ impl Transfer {
     async fn step(&mut self) -> Result<Option<Chunk>> {
         if self.next == self.end {
             self.done = true;
-            self.stream = None;
+            // A storage that has more to say did not answer what was asked.
+            if let Some(mut stream) = self.stream.take()
+                && let Some(Ok(chunk)) = stream.next().await
+                && !chunk.is_empty()
+            {
+                return Err(too_much());
+            }
             if let Some(check) = self.check.take() {
                 check.compare().await?;
             }
@@ -175,7 +196,7 @@ impl Transfer {
             match stream.next().await {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) if chunk.len() > self.end - self.next => {
-                    return Err(Error::new(ErrorKind::Corrupt, "the storage sent more bytes than asked for"));
+                    return Err(too_much());
                 }
                 Some(Ok(chunk)) => return Ok(chunk),
                 Some(Err(error)) => return Err(error),
@@ -202,6 +223,10 @@ pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &D
     let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");
     Error::new(ErrorKind::Corrupt, message)
         .with_hint("restore the blob from another copy, then delete this one")
+}
+
+fn too_much() -> Error {
+    Error::new(ErrorKind::Corrupt, "the storage sent more bytes than asked for")
 }
 
 fn short(missing: u64) -> Error {

@@ -3,6 +3,8 @@
 //! The test starts itself again as the process that is killed or traced. Mounting needs root, tracing needs `strace`:
 //! where they are missing the test fails, and says so.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read},
@@ -25,7 +27,8 @@ fn main() {
     if let Ok(task) = std::env::var(CHILD) {
         return child(&task);
     }
-    let tests: [(&str, fn() -> Outcome); 21] = [
+    type Test = (&'static str, fn() -> Outcome);
+    let tests: [Test; 25] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -51,17 +54,13 @@ fn main() {
         ("without_unnamed_files_and_attributes_all_works", bindfs),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
         ("two_directories_keep_an_id_once", two_directories),
-    ];
-    let trials =
-        tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into_iter();
-    let more: [(&str, fn() -> Outcome); 4] = [
         ("blobs_get_the_configured_mode_and_group", mode_and_group),
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
         ("the_page_cache_is_not_filled", page_cache),
     ];
-    let more = more.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
-    libtest_mimic::run(&Arguments::from_args(), trials.chain(more).collect()).exit();
+    let trials = tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
 }
 
 type Outcome = Result<(), String>;
