@@ -1,15 +1,15 @@
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, fs::File, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 
 use crate::{
-    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat,
+    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat, file,
     lanes::Lanes, store::Shared,
 };
-use bytes::Bytes;
 
 /// A blob's bytes on their way out.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -42,7 +42,7 @@ impl Reader {
 
     /// The blob as a local file, where it is one: for zero-copy paths such as `sendfile(2)`. Nothing that is
     /// read this way is verified.
-    pub fn file(&self) -> Option<&Arc<std::fs::File>> {
+    pub fn file(&self) -> Option<&Arc<File>> {
         self.download.file()
     }
 
@@ -67,6 +67,25 @@ impl Reader {
             transfer.check = self.cheapest_check();
         }
         Ok(transfer.into_stream())
+    }
+
+    /// Writes the whole blob into an empty local file, with its holes, and says how long it is. Where both are on one
+    /// file system that can share blocks, nothing is copied; the bytes are compared with their digest all the same.
+    /// `progress` is told the length of each piece. Nothing is synced; after an error the file holds rubbish.
+    pub async fn save(&self, target: Arc<File>, progress: impl Fn(u64) + Send + Sync) -> Result<u64> {
+        let mut chunks = self.chunks(..)?;
+        if let Some(source) = self.file().map(Arc::clone) {
+            let clone = Arc::clone(&target);
+            let cloned =
+                file::blocking(move || Ok(rustix::fs::ioctl_ficlone(&*clone, &*source).is_ok())).await?;
+            if cloned {
+                while let Some(chunk) = chunks.try_next().await? {
+                    progress(chunk.len());
+                }
+                return Ok(self.stat().size);
+            }
+        }
+        file::write(target, chunks, progress).await
     }
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.

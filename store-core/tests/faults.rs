@@ -1,5 +1,7 @@
 //! What core makes good, over a backend that fails as told.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -141,6 +143,9 @@ impl Upload for FaultyUpload {
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         let backend = self.backend.clone();
         backend.call("write", self.inner.write(chunk)).await
+    }
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        self.inner.adopt(source).await
     }
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let backend = self.backend.clone();

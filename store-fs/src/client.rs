@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -298,7 +299,7 @@ fn sidecar(name: &OsStr, inode: u64) -> PathBuf {
 /// A file on its way to become a blob.
 #[derive(Debug)]
 pub(crate) struct Staged {
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
     /// Whether the file was opened with `O_DIRECT`.
     pub(crate) direct: bool,
     /// Its path in the data directory, unless it has no name.
@@ -322,15 +323,14 @@ impl OpenDir {
             let mode = Mode::from_raw_mode(0o600);
             let with_direct = direct.then(|| fs::openat(&self.fd, &*path, flags | OFlags::DIRECT, mode));
             match with_direct {
-                Some(Ok(fd)) => Ok(Staged { file: File::from(fd), direct: true, name }),
+                Some(Ok(fd)) => Ok(Staged { file: Arc::new(fd.into()), direct: true, name }),
                 // The file system has no O_DIRECT; some create the file before they say so.
                 Some(Err(Errno::INVAL)) | None => {
                     let flags = flags - OFlags::EXCL;
-                    Ok(Staged {
-                        file: File::from(fs::openat(&self.fd, &*path, flags, mode)?),
-                        direct: false,
-                        name,
-                    })
+                    {
+                        let fd = fs::openat(&self.fd, &*path, flags, mode)?;
+                        Ok(Staged { file: Arc::new(fd.into()), direct: false, name })
+                    }
                 }
                 Some(Err(errno)) => Err(errno),
             }
@@ -357,7 +357,7 @@ impl OpenDir {
         meta: &Meta,
     ) -> Result<(), Publish> {
         let step = |what| move |errno| Publish::Failed(io(what, errno));
-        let file = &staged.file;
+        let file = &*staged.file;
         // Sets the length where the end is a hole, and gives back what was reserved beyond it.
         fs::ftruncate(file, size).map_err(step("cannot set the blob's length"))?;
         self.write_meta(id, file, meta).map_err(step("cannot write the blob's metadata"))?;
@@ -388,7 +388,7 @@ impl OpenDir {
         if let Some(name) = &staged.name {
             let _ = fs::unlinkat(&self.fd, &**name, AtFlags::empty());
         }
-        if let Ok(stat) = fs::fstat(&staged.file)
+        if let Ok(stat) = fs::fstat(&*staged.file)
             && !self.is_named(id, &staged.file)
         {
             self.remove_sidecar(OsStr::new(id.as_str()), stat.st_ino);
@@ -481,7 +481,13 @@ pub(crate) fn punch(file: &File, offset: u64, len: u64) -> Result<()> {
     }
 }
 
-/// Sets owner group and permissions, whatever the umask.
+/// Shares the blocks of `source` with `target` (ioctl_ficlone(2)); false where that is not possible.
+pub(crate) fn share_blocks(target: &File, source: &File) -> bool {
+    // Other file systems, other devices, odd files: whatever is in the way, the bytes can still be written.
+    fs::ioctl_ficlone(target, source).is_ok()
+}
+
+/// Sets group and permissions, whatever the umask.
 pub(crate) fn dress(file: &File, mode: u32, group: Option<u32>) -> Result<()> {
     if let Some(group) = group {
         fs::fchown(file, None, Some(fs::Gid::from_raw(group))).map_err(|errno| {

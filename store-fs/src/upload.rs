@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::{
     backend::Shared,
-    client::{OpenDir, Publish, Staged, forget, make_buffered, punch, sync_data},
+    client::{OpenDir, Publish, Staged, forget, make_buffered, punch, share_blocks, sync_data},
     error::taken,
     location,
 };
@@ -121,6 +121,26 @@ impl Upload for FsUpload {
             Chunk::Data(bytes) => self.write_data(bytes).await,
             Chunk::Zeros(len) => self.write_zeros(len).await,
         }
+    }
+
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        let (parts, source, direct) = (Arc::clone(&self.parts), Arc::clone(source), self.direct);
+        let shared = blocking(move || {
+            let file = &parts.staged.file;
+            if !share_blocks(file, &source) {
+                return Ok(None);
+            }
+            if direct {
+                make_buffered(file)?;
+            }
+            let found = file.metadata().map_err(|e| Error::from_io("cannot examine the upload", e))?;
+            Ok(Some(found.len()))
+        })
+        .await?;
+        let Some(len) = shared else { return Ok(None) };
+        self.offset = len;
+        self.direct = false;
+        Ok(Some(Arc::clone(&self.parts.staged.file)))
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 25] = [
+    let tests: [Test; 26] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -58,6 +58,7 @@ fn main() {
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
         ("the_page_cache_is_not_filled", page_cache),
+        ("blocks_are_shared_with_local_files_where_that_works", shared_blocks),
     ];
     let trials = tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
@@ -164,15 +165,13 @@ fn kill_9(staging: Staging) -> Outcome {
         let task = format!("loop {} {word} 1234567", dir.path().display());
         let mut process = command(&this(), &task, &[]).spawn().unwrap();
         let mut printed = BufReader::new(process.stdout.take().unwrap()).lines();
-        check(
-            printed.next().is_some_and(|line| line.is_ok_and(|line| line == "begin")),
-            "the writer did not start",
-        )?;
+        let begun = printed.next().is_some_and(|line| line.is_ok_and(|line| line == "begin"));
         let mut random = [0; 2];
         getrandom::fill(&mut random).unwrap();
         std::thread::sleep(Duration::from_micros(2 * u64::from(u16::from_le_bytes(random))));
         process.kill().unwrap();
         process.wait().unwrap();
+        check(begun, "the writer did not start")?;
         let reported =
             printed.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("file://"))).count();
 
@@ -638,6 +637,43 @@ fn page_cache() -> Outcome {
             resident <= 130 << 20,
             format!("direct_io = {direct_io}: {resident} of 200 MiB are in the page cache"),
         )?;
+    }
+    Ok(())
+}
+
+/// Free space tells whether blocks are shared: XFS and btrfs can, ext4 cannot.
+fn shared_blocks() -> Outcome {
+    for (mkfs, shares) in [("mkfs.xfs", true), ("mkfs.btrfs", true), ("mkfs.ext4", false)] {
+        let mounted = Mounted::loopback(&[mkfs, "-q"], 640 << 20)?;
+        let free = || {
+            let space = rustix::fs::statvfs(&mounted.path).unwrap();
+            space.f_bavail * space.f_frsize
+        };
+        runtime().block_on(async {
+            let store = store(FsConfig::new(mounted.path.join("data")))?;
+            let path = mounted.path.join("source");
+            let pieces: Vec<Bytes> = text(source(64 << 20).try_collect().await)?;
+            std::fs::write(&path, pieces.concat()).unwrap();
+            std::fs::File::open(&path).unwrap().sync_all().unwrap();
+
+            let before = free();
+            let file = Arc::new(std::fs::File::open(&path).unwrap());
+            let blob = text(store.put_file(&"blob".parse().unwrap(), file, Expect::new(), |_| {}).await)?;
+            let put = before.saturating_sub(free());
+            check((put < 32 << 20) == shares, format!("{mkfs}: a put took {put} bytes"))?;
+            // What becomes of the source is no matter of the blob.
+            std::fs::write(&path, "changed").unwrap();
+            text(store.verify(&blob.location, |_| {}).await)?;
+
+            let target = Arc::new(std::fs::File::create(mounted.path.join("target")).unwrap());
+            let before = free();
+            let reader = text(store.open(&blob.location).await)?;
+            text(reader.save(Arc::clone(&target), |_| {}).await)?;
+            target.sync_all().unwrap();
+            let got = before.saturating_sub(free());
+            check((got < 32 << 20) == shares, format!("{mkfs}: a get took {got} bytes"))?;
+            check(std::fs::read(mounted.path.join("target")).unwrap() == pieces.concat(), "the bytes differ")
+        })?;
     }
     Ok(())
 }
