@@ -162,7 +162,12 @@ impl Error {
     }
 
     /// Adds store, operation and blob where they are not known yet: the innermost context wins.
-    pub fn in_call(mut self, store: &str, operation: &'static str, target: Option<&dyn fmt::Display>) -> Self {
+    pub fn in_call(
+        mut self,
+        store: &str,
+        operation: &'static str,
+        target: Option<&dyn fmt::Display>,
+    ) -> Self {
         self.0.store.get_or_insert_with(|| store.to_owned());
         self.0.operation.get_or_insert(operation);
         if let (None, Some(target)) = (&self.0.target, target) {
@@ -203,8 +208,11 @@ impl fmt::Debug for Error {
         let inner = &*self.0;
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &inner.kind).field("message", &inner.message);
-        let context =
-            [("store", inner.store.as_deref()), ("operation", inner.operation), ("target", inner.target.as_deref())];
+        let context = [
+            ("store", inner.store.as_deref()),
+            ("operation", inner.operation),
+            ("target", inner.target.as_deref()),
+        ];
         for (name, value) in context {
             if let Some(value) = value {
                 debug.field(name, &value);

@@ -44,8 +44,9 @@ impl FromStr for BlobId {
             return Ok(Self(text.to_owned()));
         }
         let shown: String = text.chars().take(80).collect();
-        Err(Error::new(ErrorKind::Invalid, format!("{shown:?} is not a blob id"))
-            .with_hint("an id is 1 to 200 of A-Z a-z 0-9 . _ - and starts with a letter, digit or underscore"))
+        Err(Error::new(ErrorKind::Invalid, format!("{shown:?} is not a blob id")).with_hint(
+            "an id is 1 to 200 of A-Z a-z 0-9 . _ - and starts with a letter, digit or underscore",
+        ))
     }
 }
 
@@ -97,7 +98,10 @@ impl Location {
     /// The `file://` location of an absolute path.
     pub fn from_path(path: &std::path::Path) -> Result<Self> {
         if !path.is_absolute() {
-            return Err(Error::new(ErrorKind::Invalid, format!("{} is not an absolute path", path.display())));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{} is not an absolute path", path.display()),
+            ));
         }
         use std::os::unix::ffi::OsStrExt;
         let path = percent_encoding::percent_encode(path.as_os_str().as_bytes(), PATH);
@@ -108,7 +112,8 @@ impl Location {
     pub fn to_path(&self) -> Result<PathBuf> {
         use std::os::unix::ffi::OsStringExt;
         let wrong = |what: &str| Error::new(ErrorKind::Invalid, format!("{self}: {what}"));
-        let rest = self.rest().strip_prefix("//").ok_or_else(|| wrong("a file location starts with file://"))?;
+        let rest =
+            self.rest().strip_prefix("//").ok_or_else(|| wrong("a file location starts with file://"))?;
         let path = rest.strip_prefix("localhost").filter(|path| path.starts_with('/')).unwrap_or(rest);
         if !path.starts_with('/') {
             return Err(wrong("a file location names an absolute path on this host"));
@@ -125,8 +130,7 @@ impl Location {
 
     /// `text` with everything but RFC 3986's unreserved characters percent-encoded: one URI segment.
     pub fn encode_segment(text: &str) -> String {
-        const SEGMENT: &AsciiSet =
-            &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
         utf8_percent_encode(text, SEGMENT).to_string()
     }
 
@@ -145,9 +149,12 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self> {
         let invalid = |what: &'static str| {
-            Err(Error::new(ErrorKind::Invalid, what).with_hint("a location looks like file:///srv/images/3f2a"))
+            Err(Error::new(ErrorKind::Invalid, what)
+                .with_hint("a location looks like file:///srv/images/3f2a"))
         };
-        let Some((scheme, rest)) = text.split_once(':') else { return invalid("a location is a URI: scheme:...") };
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return invalid("a location is a URI: scheme:...");
+        };
         let mut letters = scheme.bytes();
         let scheme_fits = letters.next().is_some_and(|b| b.is_ascii_alphabetic())
             && letters.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
