@@ -160,7 +160,8 @@ impl Header {
             verdict.find(Rule::ExternalDataFile, name);
         } else if let Some(name) = extensions.data_file {
             verdict.find(Rule::ExternalDataFile, format!("{}, without its feature bit", shown(name)));
-        } else if self.autoclear_features & AUTOCLEAR_RAW_EXTERNAL != 0 {
+        }
+        if !has(EXTERNAL_DATA) && self.autoclear_features & AUTOCLEAR_RAW_EXTERNAL != 0 {
             verdict.find(Rule::Malformed, "raw external data without an external data file");
         }
         if has(CORRUPT) {
@@ -329,7 +330,7 @@ pub(super) mod tests {
             (0, b"QFI\xfb\0\0\0\x03"),
             (20, &16u32.to_be_bytes()),
             (24, &(1u64 << 30).to_be_bytes()),
-            (36, &2u32.to_be_bytes()),
+            (36, &4u32.to_be_bytes()),
             (40, &0x30000u64.to_be_bytes()),
             (48, &0x10000u64.to_be_bytes()),
             (56, &1u32.to_be_bytes()),

@@ -64,8 +64,8 @@ pub struct Peek {
 impl Peek {
     pub(super) fn new(seen: &[Seen], examined: impl IntoIterator<Item = &'static [Format]>) -> Self {
         let known = Known::new(seen);
-        let no = examined.into_iter().zip(seen).filter(|(_, seen)| !matches!(seen, Seen::NotYet));
-        let settled = no.flat_map(|(formats, _)| formats.iter().copied());
+        let settled = examined.into_iter().zip(seen).filter(|(_, seen)| !matches!(seen, Seen::NotYet));
+        let settled = settled.flat_map(|(formats, _)| formats.iter().copied());
         let ruled_out = settled.filter(|format| !known.formats.contains(format)).collect();
         Self { formats: known.formats, ruled_out, findings: known.findings }
     }

@@ -1,5 +1,7 @@
 //! What holds for every format, and the helpers of the formats' own tests.
 
+use std::sync::LazyLock;
+
 use proptest::{prelude::*, sample::Index};
 
 use super::*;
@@ -26,7 +28,7 @@ pub(super) fn has(report: &Report, rule: Rule) -> bool {
 }
 
 /// A valid image of each kind.
-fn samples() -> Vec<Vec<u8>> {
+static SAMPLES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut padded_text = vmdk::tests::DESCRIPTOR.as_bytes().to_vec();
     padded_text.resize(2 << 20, b'\n');
     vec![
@@ -47,14 +49,14 @@ fn samples() -> Vec<Vec<u8>> {
         partition::tests::gpt(512, &[]),
         partition::tests::gpt(4096, &[]),
     ]
-}
+});
 
 /// A valid image with some bytes changed, mostly where headers are, and perhaps cut short.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let place = prop_oneof![0..600usize, 0..70_000usize, Just(192 << 10), (2usize << 20)..(2 << 20) + 70_000];
     let edits = prop::collection::vec((place, any::<u8>()), 0..12);
     let cut = prop::option::weighted(0.3, any::<Index>());
-    (prop::sample::select(samples()), edits, cut).prop_map(|(mut bytes, edits, cut)| {
+    (prop::sample::select(SAMPLES.as_slice()), edits, cut).prop_map(|(mut bytes, edits, cut)| {
         for (at, byte) in edits {
             if let Some(target) = bytes.get_mut(at) {
                 *target = byte;
@@ -114,15 +116,15 @@ fn check_peeks(bytes: &[u8], step: usize) {
 
 #[test]
 fn every_sample_is_the_same_in_any_chunks_and_as_zeros() {
-    for bytes in samples() {
-        let whole = inspect(&bytes);
+    for bytes in SAMPLES.iter() {
+        let whole = inspect(bytes);
         for sizes in [&[1usize][..], &[511, 3], &[512], &[4096, 1, 70_001], &[1 << 20]] {
             if sizes != [1] || bytes.len() < 1 << 18 {
-                assert_eq!(in_chunks(&bytes, sizes), whole, "chunks of {sizes:?}");
+                assert_eq!(in_chunks(bytes, sizes), whole, "chunks of {sizes:?}");
             }
         }
-        assert_eq!(sparsely(&bytes), whole);
-        check_peeks(&bytes, 4099);
+        assert_eq!(sparsely(bytes), whole);
+        check_peeks(bytes, 9973);
     }
 }
 
@@ -133,10 +135,6 @@ fn a_hostile_upload_is_known_by_its_first_sector() {
     inspector.push(&image[..511]);
     assert_eq!(inspector.peek().violations(Some(Format::Raw)), []);
     inspector.push(&image[511..512]);
-    let found: Vec<_> = inspector.peek().violations(Some(Format::Raw)).iter().map(|f| f.rule).collect();
-    assert_eq!(found, [Rule::FormatMismatch]);
-    // The header extensions are in the first 64 KiB; their findings are certain when those have come.
-    inspector.push(&image[512..]);
     let found: Vec<_> = inspector.peek().violations(Some(Format::Raw)).iter().map(|f| f.rule).collect();
     assert_eq!(found, [Rule::ExternalDataFile, Rule::FormatMismatch]);
 }
@@ -177,7 +175,7 @@ fn an_endless_hole_costs_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn any_chunks_give_the_same_report(bytes in mutated(), sizes in prop::collection::vec(1..100_000usize, 1..8)) {
@@ -187,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_certain_stays_and_memory_is_bounded(bytes in mutated(), step in 5000..100_000usize) {
+    fn what_was_certain_stays_and_memory_is_bounded(bytes in mutated(), step in 20_000..300_000usize) {
         check_peeks(&bytes, step);
     }
 
@@ -195,8 +193,7 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), sample in any::<Index>()) {
         inspect(&bytes);
         // Random headers behind each real signature.
-        let samples = samples();
-        let mut image = samples[sample.index(samples.len())].clone();
+        let mut image = SAMPLES[sample.index(SAMPLES.len())].clone();
         let at = 8.min(image.len());
         let end = (at + bytes.len()).min(image.len());
         image[at..end].copy_from_slice(&bytes[..end - at]);

@@ -408,7 +408,7 @@ pub(super) mod tests {
             (&[(32, &[0])], &[Rule::UnknownFeature, Rule::Malformed]),
             (&[(32, &[0]), (56, &[0])], &[Rule::Malformed]),
             (&[(10, &[3]), (96, &ITEM_VIRTUAL_DISK_SIZE)], &[Rule::Malformed]),
-            (&[(48, &[0; 4])], &[Rule::Malformed; 2]),
+            (&[(48, &[0; 4])], &[Rule::Malformed, Rule::ResourceBomb]),
             (&[(51, &[0x7f])], &[Rule::Malformed, Rule::Truncated]),
             (&[(TABLE, &[1])], &[Rule::ResourceBomb]),
             (&[(TABLE + 8, &(MAX_SIZE + 512).to_le_bytes())], &[Rule::ResourceBomb]),

@@ -56,23 +56,33 @@ fn examine_text(head: &[u8], view: &View<'_>) -> Seen {
     if !probed && !until_nul(head).is_ascii() || head.starts_with(&[0]) {
         return Seen::No;
     }
+    // Most disks that start with a letter soon have a NUL, and need no megabyte kept.
+    let text = until_nul(head);
+    let text = match text.len() < head.len() {
+        true => Some(text),
+        false => match view.read(0, MAX_REGION) {
+            Read::Bytes(text) => Some(until_nul(text)),
+            Read::Later | Read::Missed => None,
+        },
+    };
+    if !probed {
+        match text {
+            Some(text) if contains(text, "createtype") => {}
+            Some(_) => return Seen::No,
+            None => return Seen::NotYet,
+        }
+    }
     let mut verdict = Verdict::new(Format::Vmdk);
     verdict.find(Rule::VmdkSubformat, "a descriptor alone, whose data is in other files");
-    match view.read(0, MAX_REGION) {
-        Read::Bytes(text) => {
-            let text = until_nul(text);
-            if !probed && !contains(text, "createtype") {
-                return Seen::No;
-            }
-            let descriptor = Descriptor::parse(text, &mut verdict);
-            descriptor.check_parent(&mut verdict);
-            for extent in &descriptor.extents {
-                verdict.find(Rule::ExternalExtent, shown(extent.line));
-            }
-            verdict.set_virtual_size(descriptor.size().or(Some(0)));
+    if let Some(text) = text {
+        let descriptor = Descriptor::parse(text, &mut verdict);
+        descriptor.check_parent(&mut verdict);
+        for extent in &descriptor.extents {
+            verdict.find(Rule::ExternalExtent, shown(extent.line));
         }
-        Read::Later if probed => {}
-        Read::Later | Read::Missed => return Seen::NotYet,
+        if let size @ Some(_) = descriptor.size() {
+            verdict.set_virtual_size(size);
+        }
     }
     Seen::Yes(verdict)
 }
@@ -456,7 +466,7 @@ pub(super) mod tests {
         assert_eq!(edited("SPARSE", "FLAT"), [Rule::ExternalExtent]);
         assert_eq!(edited("disk.vmdk", "/etc/passwd"), [Rule::ExternalExtent]);
         assert_eq!(edited("disk.vmdk", "..\\\\x"), [Rule::ExternalExtent]);
-        assert_eq!(edited("RW 2048", "  rw\t1 FLAT \"b\" 0\nRW 2048"), [Rule::ExternalExtent; 3]);
+        assert_eq!(edited("RW 2048", "  rw\t1 FLAT \"b\" 0\nRW 2048"), [Rule::ExternalExtent; 2]);
         assert_eq!(edited("RW 2048", "# RW 2048"), [Rule::Malformed]);
         assert_eq!(edited("RW 2048", "nonsense\nRW 2048"), [Rule::Malformed]);
         assert_eq!(edited("RW 2048", "isNativeSnapshot=\"no\"\nRW 2048"), []);
@@ -472,8 +482,7 @@ pub(super) mod tests {
         let long = format!("{DESCRIPTOR}{}\nparentFileNameHint=\"x\"\n", "#".repeat(512));
         assert_eq!(rules(&sparse(&long, &[(36, &[1])])), [Rule::ParentImage]);
         // Behind a NUL, nobody looks.
-        assert_eq!(rules(&sparse(&long.replace("#\n", "\0\n"), &[(36, &[1])])), [Rule::ParentImage]);
-        assert_eq!(rules(&sparse(&long.replace("##\n", "\0\n"), &[(36, &[20])])), []);
+        assert_eq!(rules(&sparse(&long.replace("##\n", "#\0\n"), &[(36, &[1])])), []);
     }
 
     #[test]
