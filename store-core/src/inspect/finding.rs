@@ -146,6 +146,15 @@ pub(super) enum Seen {
     Yes(Verdict),
 }
 
+impl Seen {
+    pub(super) fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Self::Yes(verdict) => Some(verdict),
+            Self::No | Self::NotYet => None,
+        }
+    }
+}
+
 /// What an examiner tells of an image that has its format's signature.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {

@@ -145,7 +145,7 @@ impl Header {
             return;
         }
         let length = self.header_length;
-        if length < HEADER_V3 || length % 8 != 0 || u64::from(length) > self.cluster_size() {
+        if length < HEADER_V3 || !length.is_multiple_of(8) || u64::from(length) > self.cluster_size() {
             verdict.find(Rule::Malformed, format!("a header of {length} bytes"));
         }
         if self.refcount_order > 6 {
@@ -216,7 +216,7 @@ impl Header {
             if len == 0 {
                 continue;
             }
-            if offset % cluster_size != 0 || offset == 0 {
+            if !offset.is_multiple_of(cluster_size) || offset == 0 {
                 verdict
                     .find(Rule::Malformed, format!("the {name} at {offset} is not on a cluster of its own"));
             }

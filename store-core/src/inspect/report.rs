@@ -89,11 +89,7 @@ struct Known {
 
 impl Known {
     fn new(seen: &[Seen]) -> Self {
-        let verdict = |seen| match seen {
-            &Seen::Yes(ref verdict) => Some(verdict),
-            Seen::No | Seen::NotYet => None,
-        };
-        let mut verdicts: Vec<&Verdict> = seen.iter().filter_map(verdict).collect();
+        let mut verdicts: Vec<&Verdict> = seen.iter().filter_map(Seen::verdict).collect();
         verdicts.sort_by_key(|verdict| verdict.format);
         let formats: Vec<_> = verdicts.iter().map(|verdict| verdict.format).collect();
         let mut findings: Vec<_> = verdicts.iter().flat_map(|verdict| verdict.findings.clone()).collect();

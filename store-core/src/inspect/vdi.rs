@@ -94,7 +94,9 @@ impl Header {
             let detail = format!("{} blocks for a disk of {} bytes", self.blocks_in_image, self.disk_size);
             verdict.find(Rule::Malformed, detail);
         }
-        if self.sector_size != 512 || self.offset_bmap % 512 != 0 || self.offset_data % 512 != 0 {
+        if self.sector_size != 512
+            || [self.offset_bmap, self.offset_data].iter().any(|at| !at.is_multiple_of(512))
+        {
             verdict.find(Rule::Malformed, "blocks or their map are not on sectors");
         }
         let map_end = u64::from(self.offset_bmap) + u64::from(self.blocks_in_image) * 4;

@@ -147,7 +147,10 @@ fn check_regions(regions: &[Region], file_size: Option<u64>, verdict: &mut Verdi
         if region.required && ![REGION_BAT, REGION_METADATA].contains(&region.guid) {
             verdict.find(Rule::UnknownFeature, format!("the region {}", hex(&region.guid)));
         }
-        if region.offset < MIB || region.offset % MIB != 0 || u64::from(region.len) % MIB != 0 {
+        if region.offset < MIB
+            || !region.offset.is_multiple_of(MIB)
+            || !u64::from(region.len).is_multiple_of(MIB)
+        {
             verdict.find(Rule::Malformed, format!("a region of {} bytes at {}", region.len, region.offset));
         }
         if file_size.is_some_and(|size| end > size) {

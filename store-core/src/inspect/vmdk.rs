@@ -212,7 +212,10 @@ impl<'a> Header<'a> {
             return;
         };
         debug_assert_eq!(tail.len(), TAIL);
-        if size % SECTOR != 0 || !is_marker(marker, MARKER_FOOTER) || !footer.starts_with(MAGIC_SPARSE) {
+        if !size.is_multiple_of(SECTOR)
+            || !is_marker(marker, MARKER_FOOTER)
+            || !footer.starts_with(MAGIC_SPARSE)
+        {
             verdict.find(Rule::Truncated, "no footer at the end");
             return;
         }
