@@ -6,8 +6,8 @@
 use libfuzzer_sys::fuzz_target;
 use store_core::inspect::{Format, Inspector, Report};
 
-/// Inputs are a list of (gap, length) and the bytes that go there: headers are far apart, and a fuzzer does
-/// not come up with a megabyte of zeros by itself.
+// Inputs are a list of (gap, length) and the bytes that go there: headers are far apart, and a fuzzer does
+// not come up with a megabyte of zeros by itself.
 fuzz_target!(|input: &[u8]| {
     let pieces = pieces(input);
     let whole = whole(&pieces);

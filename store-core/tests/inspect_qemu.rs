@@ -3,6 +3,8 @@
 //! Needs `qemu-img` (Debian: qemu-utils), `sfdisk` (fdisk) and `xorriso`. Their absence fails the tests:
 //! a skipped comparison would look like a passed one.
 
+#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
+
 use std::{
     fs::{self, File},
     io::{Read, Write},

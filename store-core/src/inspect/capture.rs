@@ -134,6 +134,7 @@ impl Region {
     fn push(&mut self, position: u64, chunk: &[u8]) {
         let (from, to) = self.overlap(position, chunk.len() as u64);
         if let (Some(bytes), Some(part)) = (&mut self.bytes, chunk.get(from as usize..to as usize)) {
+            reserve(bytes, part.len(), self.end - self.start);
             bytes.extend_from_slice(part);
         }
     }
@@ -141,7 +142,9 @@ impl Region {
     fn push_zeros(&mut self, position: u64, len: u64) {
         let (from, to) = self.overlap(position, len);
         if let Some(bytes) = &mut self.bytes {
-            bytes.resize(bytes.len() + (to - from) as usize, 0);
+            let len = (to - from) as usize;
+            reserve(bytes, len, self.end - self.start);
+            bytes.resize(bytes.len() + len, 0);
         }
     }
 
@@ -150,6 +153,14 @@ impl Region {
         let from = self.start.saturating_sub(position).min(len);
         let to = self.end.saturating_sub(position).min(len);
         (from, to.max(from))
+    }
+}
+
+/// Makes room for `more`, doubling as `Vec` would, but never beyond the region's own length.
+fn reserve(bytes: &mut Vec<u8>, more: usize, region: u64) {
+    if bytes.capacity() - bytes.len() < more {
+        let rest = (region as usize).saturating_sub(bytes.len());
+        bytes.reserve_exact(more.max(bytes.len()).min(rest));
     }
 }
 

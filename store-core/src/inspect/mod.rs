@@ -1,7 +1,8 @@
 //! What kind of image a stream of bytes is, and whether it is safe to keep.
 //!
-//! An [`Inspector`] watches an upload go by. It never seeks, keeps a few kilobytes (a VMDK descriptor or a
-//! text file may take one megabyte), and comes to the same [`Report`] however the stream is cut into chunks.
+//! An [`Inspector`] watches an upload go by. It never seeks, and comes to the same [`Report`] however the
+//! stream is cut into chunks. It keeps tens of kilobytes, a few hundred of a VHDX, and one megabyte of a VMDK's
+//! descriptor or of what starts like a text file; nothing in a header makes it keep more.
 //! Content alone decides the format; [`Report::violations`] compares it with what the uploader declared.
 //!
 //! The threat is an image that makes its reader open other files: backing files, extents, parents, external

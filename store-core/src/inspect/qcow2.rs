@@ -194,6 +194,9 @@ impl Header {
         if l1_bytes > MAX_L1_BYTES {
             verdict.find(Rule::ResourceBomb, format!("an L1 table of {l1_bytes} bytes"));
         }
+        if refcount_bytes == 0 {
+            verdict.find(Rule::Malformed, "no refcount table");
+        }
         if refcount_bytes > MAX_REFCOUNT_TABLE {
             verdict.find(Rule::ResourceBomb, format!("a refcount table of {refcount_bytes} bytes"));
         }
@@ -383,6 +386,7 @@ pub(super) mod tests {
             (48, &[1], Some(Rule::Truncated)),
             (56, &[0, 0, 0, 128], None),
             (56, &[0, 0, 0, 129], Some(Rule::ResourceBomb)),
+            (56, &[0, 0, 0, 0], Some(Rule::Malformed)),
             (60, &[0, 2], Some(Rule::ResourceBomb)),
             (79, &[DIRTY as u8], Some(Rule::DirtyBit)),
             (79, &[CORRUPT as u8], Some(Rule::CorruptBit)),

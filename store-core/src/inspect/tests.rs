@@ -103,7 +103,7 @@ fn check_peeks(bytes: &[u8], step: usize) {
     let mut inspector = Inspector::new();
     for chunk in bytes.chunks(step) {
         inspector.push(chunk);
-        assert!(inspector.memory() <= 5 << 19, "{} bytes captured", inspector.memory());
+        assert!(inspector.memory() <= 5 << 18, "{} bytes captured", inspector.memory());
         let peek = inspector.peek();
         for declared in Format::ALL.map(Some).into_iter().chain([None]) {
             let last: Vec<_> = report.violations(declared).into_iter().map(|finding| finding.rule).collect();

@@ -1,4 +1,4 @@
-//! VHDX, as in Microsoft's [MS-VHDX]. Little-endian.
+//! VHDX, as in Microsoft's MS-VHDX. Little-endian.
 //!
 //! Headers, region tables and metadata are found one through the other, each further on in the file than the
 //! last; a pointer backwards is taken for an attack.
