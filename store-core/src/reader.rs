@@ -61,11 +61,24 @@ impl Reader {
                 Error::new(ErrorKind::Invalid, format!("{range:?} is not within the blob's {size} bytes"));
             return Err(self.shared.context(error, "read", Some(&self.at)));
         };
+        self.check_size().map_err(|error| self.shared.context(error, "read", Some(&self.at)))?;
         let mut transfer = Transfer::new(self, span);
         if size > 0 && transfer.next == 0 && transfer.end == size && self.shared.options.verify_reads {
             transfer.check = self.cheapest_check();
         }
         Ok(transfer.into_stream())
+    }
+
+    /// A blob that is not as long as it says of itself has no whole, and its last bytes are not where they were.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        let size = self.stat().size;
+        match self.stat().meta.as_ref().map(|meta| meta.size).filter(|kept| *kept != size) {
+            None => Ok(()),
+            Some(kept) => {
+                let message = format!("the blob has {size} bytes, not the {kept} that were written");
+                Err(Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE))
+            }
+        }
     }
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.
@@ -195,13 +208,14 @@ impl Check {
     }
 }
 
+const RESTORE: &str = "restore the blob from another copy, then delete this one";
+
 /// The error of stored bytes that are not those that were written.
 pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &Digests) -> Error {
     let (expected, found) = (expected.hex(algorithm), found.hex(algorithm));
     let (expected, found) = (expected.unwrap_or_default(), found.unwrap_or_default());
     let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");
-    Error::new(ErrorKind::Corrupt, message)
-        .with_hint("restore the blob from another copy, then delete this one")
+    Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE)
 }
 
 fn short(missing: u64) -> Error {

@@ -226,11 +226,7 @@ impl Store {
         let stat = reader.stat();
         let expected = stat.meta.as_ref().map(|meta| meta.digests.clone()).unwrap_or_default();
         let outcome = async {
-            if let Some(kept) = stat.meta.as_ref().map(|meta| meta.size).filter(|kept| *kept != stat.size) {
-                let message = format!("the blob has {} bytes, not the {kept} that were written", stat.size);
-                return Err(Error::new(ErrorKind::Corrupt, message)
-                    .with_hint("restore the blob from another copy, then delete this one"));
-            }
+            reader.check_size()?;
             let mut algorithms: Vec<Algorithm> = expected.iter().map(|(algorithm, _)| algorithm).collect();
             if algorithms.is_empty() {
                 algorithms.push(Algorithm::Crc64Nvme);
