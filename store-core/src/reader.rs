@@ -235,13 +235,14 @@ impl Check {
     }
 }
 
+const RESTORE: &str = "restore the blob from another copy, then delete this one";
+
 /// The error of stored bytes that are not those that were written.
 pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &Digests) -> Error {
     let (expected, found) = (expected.hex(algorithm), found.hex(algorithm));
     let (expected, found) = (expected.unwrap_or_default(), found.unwrap_or_default());
     let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");
-    Error::new(ErrorKind::Corrupt, message)
-        .with_hint("restore the blob from another copy, then delete this one")
+    Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE)
 }
 
 fn too_much() -> Error {

@@ -170,7 +170,7 @@ impl Store {
         let hint = SizeHint { total: expect.size, data: expect.data_size };
         let inspection = Inspection::new(options.inspect, expect.format);
         let upload = self.shared.backend.begin(id, hint).await?;
-        Ok(Writer::new(Arc::clone(&self.shared), upload, expect, inspection))
+        Ok(Writer::new(Arc::clone(&self.shared), id.clone(), upload, expect, inspection))
     }
 
     /// Finds a blob by its id.

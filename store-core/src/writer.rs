@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Algorithm, Chunk, Digests, Error, ErrorKind, Hasher, Location, Meta, Result, Tap, Upload,
+    Algorithm, BlobId, Chunk, Digests, Error, ErrorKind, Hasher, Location, Meta, Result, Tap, Upload,
     inspect::{Format, Report},
     lanes::Lanes,
     policy::Inspection,
@@ -106,6 +106,7 @@ pub struct Blob {
 /// store; [`Store::settle`](crate::Store::settle) waits for it.
 #[must_use = "a dropped writer removes what was written"]
 pub struct Writer {
+    id: BlobId,
     upload: Option<Box<dyn Upload>>,
     lanes: Option<Lanes>,
     inspection: Inspection,
@@ -125,6 +126,7 @@ pub struct Writer {
 impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        id: BlobId,
         upload: Box<dyn Upload>,
         mut expect: Expect,
         inspection: Inspection,
@@ -141,6 +143,7 @@ impl Writer {
         let rechunk = Rechunk::new(info.chunk, info.hole, shared.pool.clone());
         let hole = info.hole;
         Self {
+            id,
             upload: Some(upload),
             lanes: Some(lanes),
             inspection,
@@ -158,7 +161,7 @@ impl Writer {
     /// Appends bytes or a run of zeros, of any length; waits while the storage or a digest is behind.
     pub async fn write(&mut self, piece: impl Into<Chunk> + Send) -> Result<()> {
         let outcome = self.accept(piece.into()).await;
-        outcome.map_err(|error| self.shared.context(error, "put", None))
+        outcome.map_err(|error| self.shared.context(error, "put", Some(&self.id)))
     }
 
     /// Lets the storage share the blocks of a local file instead of being sent its bytes; gives the file to read the
@@ -180,12 +183,12 @@ impl Writer {
     /// Makes the blob durable and visible; on any error nothing of it is left.
     pub async fn finish(mut self) -> Result<Blob> {
         let outcome = self.complete().await;
-        let shared = Arc::clone(&self.shared);
+        let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
         if outcome.is_err() {
             // The first error is the one to report; what could not be removed is left to `sweep`.
             let _ = self.abort().await;
         }
-        outcome.map_err(|error| shared.context(error, "put", None))
+        outcome.map_err(|error| shared.context(error, "put", Some(&id)))
     }
 
     /// Removes everything written so far, and waits until it is gone.
@@ -195,7 +198,7 @@ impl Writer {
         let Some(upload) = self.upload.as_mut() else { return Ok(()) };
         let outcome = upload.abort().await;
         self.upload = None;
-        outcome.map_err(|error| self.shared.context(error, "abort", None))
+        outcome.map_err(|error| self.shared.context(error, "abort", Some(&self.id)))
     }
 
     async fn accept(&mut self, mut piece: Chunk) -> Result<()> {
@@ -297,6 +300,7 @@ impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
             .field("store", &self.shared.name)
+            .field("id", &self.id)
             .field("written", &self.size)
             .field("broken", &self.broken)
             .finish_non_exhaustive()
