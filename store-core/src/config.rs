@@ -64,15 +64,17 @@ impl Settings {
             Error::new(ErrorKind::Invalid, format!("cannot read the configuration {}: {e}", path.display()))
                 .with_source(e)
         })?;
-        let overrides = variables
-            .into_iter()
-            .filter_map(|(name, value)| name.strip_prefix(ENV_PREFIX).map(|path| (path.to_owned(), value)));
-        Self::from_source(Source { path: Some(path.to_owned()), text, overrides: overrides.collect() })
+        Self::from_source(Source { path: Some(path.to_owned()), text, overrides: overrides(variables) })
     }
 
     /// Parses a configuration's text; no variable overrides it.
     pub fn parse(text: &str) -> Result<Self> {
-        Self::from_source(Source { path: None, text: text.to_owned(), overrides: Vec::new() })
+        Self::parse_with(text, [])
+    }
+
+    /// Parses a configuration's text, then lets `variables` override it: for programs that run without a file.
+    pub fn parse_with(text: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        Self::from_source(Source { path: None, text: text.to_owned(), overrides: overrides(variables) })
     }
 
     fn from_source(source: Source) -> Result<Self> {
@@ -239,6 +241,12 @@ impl Source {
     fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "configuration".to_owned(), |path| path.display().to_string())
     }
+}
+
+/// The variables that are about the configuration, without their prefix.
+fn overrides(variables: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+    let ours = |(name, value): (String, String)| Some((name.strip_prefix(ENV_PREFIX)?.to_owned(), value));
+    variables.into_iter().filter_map(ours).collect()
 }
 
 /// Sets what a variable names: `STORES__FAST__PATH` is `stores.fast.path`. Store names match in any case, with `_`
@@ -452,6 +460,8 @@ mod tests {
         assert_eq!(section.backend::<Backend>().unwrap().path, "/other");
         assert_eq!(section.options().unwrap().weight, -3);
         assert_eq!(settings.default(), Some("fast-one"));
+        let none = [("IMAGESTORE_STORES__A__TYPE".to_owned(), "memory".to_owned())];
+        assert_eq!(Settings::parse_with("", none).unwrap().section("a").unwrap().kind(), "memory");
         let error = set(&[("IMAGESTORE_STORES__FAST_ONE__PATH__X", "1")]).unwrap_err();
         assert!(error.message().contains("IMAGESTORE_STORES__FAST_ONE__PATH__X"));
         let error = Settings::load(&dir.path().join("missing"), []).unwrap_err();
