@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -10,7 +10,9 @@ use crate::{
 };
 
 /// A backend's typed settings: a serde struct with `deny_unknown_fields`.
-pub trait Config: DeserializeOwned + Send + 'static {
+///
+/// They serialise as well, to show what is in effect; a [`Secret`](crate::Secret) among them shows as `***`.
+pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     /// The value of `type` that selects this backend.
     const TYPE: &'static str;
 
@@ -19,6 +21,13 @@ pub trait Config: DeserializeOwned + Send + 'static {
 }
 
 type Connect = fn(Section) -> BoxFuture<'static, Result<Arc<dyn Backend>>>;
+
+/// What a registry does with one type of backend.
+#[derive(Clone, Copy)]
+struct Driver {
+    connect: Connect,
+    settings: fn(&Section) -> Result<toml::Table>,
+}
 
 /// The backends that a program was built with: a value, not a global.
 ///
@@ -32,19 +41,23 @@ type Connect = fn(Section) -> BoxFuture<'static, Result<Arc<dyn Backend>>>;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
-pub struct Registry(BTreeMap<&'static str, Connect>);
+pub struct Registry(BTreeMap<&'static str, Driver>);
 
 impl Registry {
     /// Adds a backend; of two with one type the later one counts.
     #[must_use]
     pub fn with<C: Config>(mut self) -> Self {
-        self.0.insert(C::TYPE, |section| {
-            async move {
-                let config: C = section.backend()?;
-                config.connect(section.name()).await
-            }
-            .boxed()
-        });
+        let driver = Driver {
+            connect: |section| {
+                async move {
+                    let config: C = section.backend()?;
+                    config.connect(section.name()).await
+                }
+                .boxed()
+            },
+            settings: |section| table(&section.backend::<C>()?),
+        };
+        self.0.insert(C::TYPE, driver);
         self
     }
 
@@ -57,19 +70,39 @@ impl Registry {
     pub async fn open(&self, section: &Section) -> Result<Store> {
         let name = section.name();
         let opened = async {
-            let connect = self.0.get(section.kind()).ok_or_else(|| self.unknown(section.kind()))?;
+            let driver = self.driver(section)?;
             let options = section.options()?;
-            Ok((connect(section.clone()).await?, options))
+            Ok(((driver.connect)(section.clone()).await?, options))
         };
         let (backend, options) = opened.await.map_err(|error: Error| error.in_call(name, "open", None))?;
         Ok(Store::new(name, backend, options))
     }
 
-    fn unknown(&self, kind: &str) -> Error {
-        let known: Vec<_> = self.types().collect();
-        Error::new(ErrorKind::Invalid, format!("no backend of type {kind:?} is built in"))
-            .with_hint(format!("built in are: {}", known.join(", ")))
+    /// All settings of the store that `section` configures, defaults filled in and secrets masked, without
+    /// connecting to it. A mistake in them is found here as in [`open`](Self::open).
+    pub fn effective(&self, section: &Section) -> Result<toml::Table> {
+        let settings = || {
+            let driver = self.driver(section)?;
+            let mut all = (driver.settings)(section)?;
+            all.insert("type".to_owned(), section.kind().into());
+            all.extend(table(&section.options()?)?);
+            Ok(all)
+        };
+        settings().map_err(|error: Error| error.in_call(section.name(), "configure", None))
     }
+
+    fn driver(&self, section: &Section) -> Result<&Driver> {
+        self.0.get(section.kind()).ok_or_else(|| {
+            let known: Vec<_> = self.types().collect();
+            Error::new(ErrorKind::Invalid, format!("no backend of type {:?} is built in", section.kind()))
+                .with_hint(format!("built in are: {}", known.join(", ")))
+        })
+    }
+}
+
+fn table(settings: &impl Serialize) -> Result<toml::Table> {
+    toml::Table::try_from(settings)
+        .map_err(|e| Error::new(ErrorKind::Internal, "settings that TOML cannot show").with_source(e))
 }
 
 impl fmt::Debug for Registry {
@@ -132,6 +165,52 @@ impl Stores {
     pub async fn settle(&self) {
         for store in self.inner.open.values().filter_map(OnceCell::get) {
             store.settle().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{MemoryBackend, MemoryConfig, Secret};
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(deny_unknown_fields)]
+    struct Locked {
+        password: Secret,
+    }
+
+    impl Config for Locked {
+        const TYPE: &'static str = "locked";
+
+        async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
+            Ok(MemoryBackend::shared())
+        }
+    }
+
+    #[test]
+    fn the_effective_settings_have_defaults_and_no_secrets() {
+        let registry = Registry::default().with::<MemoryConfig>().with::<Locked>();
+        let show = |text: &str| {
+            let settings = Settings::parse(text).unwrap();
+            registry.effective(settings.section("a").unwrap())
+        };
+        let shown = show("[defaults]\nweight=3\n[stores.a]\ntype='memory'\nread_only=true").unwrap();
+        assert_eq!(shown["capacity"].as_integer(), Some(1 << 30));
+        assert_eq!((shown["weight"].as_integer(), shown["read_only"].as_bool()), (Some(3), Some(true)));
+        assert_eq!(shown["retry"]["max_delay"].as_str(), Some("10s"));
+        let shown = show("[stores.a]\ntype='locked'\npassword='hunter2'").unwrap();
+        assert_eq!(shown["password"].as_str(), Some("***"));
+        for (text, expected) in [
+            ("[stores.a]\ntype='memory'\nfoo=1", "line 3: unknown field `foo`"),
+            ("[stores.a]\ntype='memory'\nweight='x'", "line 3: `weight`"),
+            ("[stores.a]\ntype='tape'", "no backend of type \"tape\""),
+        ] {
+            let error = show(text).unwrap_err();
+            assert!(error.message().contains(expected), "{error}");
+            assert_eq!(error.store(), Some("a"));
         }
     }
 }

@@ -1,12 +1,12 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use store_core::{Backend, Config, Error, ErrorKind, Result, Size, file::blocking};
 
 use crate::FsBackend;
 
 /// Settings of a filesystem store.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FsConfig {
     /// The data directory, an absolute path; blobs lie in it under their ids.
@@ -39,7 +39,7 @@ pub struct FsConfig {
 }
 
 /// One of several data directories.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Directory {
     /// An absolute path.
@@ -50,7 +50,7 @@ pub struct Directory {
 }
 
 /// How an upload is kept before its commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Staging {
@@ -73,6 +73,12 @@ impl Default for Mode {
     }
 }
 
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -85,7 +91,7 @@ impl<'de> Deserialize<'de> for Mode {
 }
 
 /// A group of this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Group(pub u32);
 
 impl<'de> Deserialize<'de> for Group {
