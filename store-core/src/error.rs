@@ -182,7 +182,7 @@ impl Error {
     }
 
     /// What the operating system says, by the kinds that it has in common with every storage.
-    pub fn from_io(what: &'static str, error: std::io::Error) -> Self {
+    pub fn from_io(what: impl fmt::Display, error: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let (kind, hint) = match error.kind() {
             Io::NotFound => (ErrorKind::NotFound, None),
