@@ -184,6 +184,19 @@ impl ByteRange {
     }
 }
 
+impl fmt::Display for ByteRange {
+    /// As people count: `bytes 0 to 99`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Full => f.write_str("all bytes"),
+            Self::From(start) => write!(f, "the bytes from {start} on"),
+            Self::Span(start, end) if start < end => write!(f, "bytes {start} to {}", end - 1),
+            Self::Span(start, end) => write!(f, "the bytes of {start}..{end}"),
+            Self::Last(len) => write!(f, "the last {len} bytes"),
+        }
+    }
+}
+
 impl From<Range<u64>> for ByteRange {
     fn from(range: Range<u64>) -> Self {
         Self::Span(range.start, range.end)

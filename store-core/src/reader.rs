@@ -7,8 +7,8 @@ use futures::{
 };
 
 use crate::{
-    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat, file,
-    lanes::Lanes, store::Shared,
+    Algorithm, ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result,
+    Stat, file, lanes::Lanes, store::Shared,
 };
 
 /// A blob's bytes on their way out.
@@ -23,11 +23,20 @@ pub struct Reader {
     shared: Arc<Shared>,
     at: Location,
     download: Arc<dyn Download>,
+    thorough: bool,
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, at: Location, download: Arc<dyn Download>) -> Self {
-        Self { shared, at, download }
+        Self { shared, at, download, thorough: false }
+    }
+
+    /// Lets reads of the whole blob be compared with every digest kept with it, not only with the cheapest: proof
+    /// against people too, not only against accidents.
+    #[must_use]
+    pub fn thorough(mut self) -> Self {
+        self.thorough = true;
+        self
     }
 
     /// The blob as it was when it was opened.
@@ -58,13 +67,13 @@ impl Reader {
         let range: ByteRange = range.into();
         let Some(span) = range.within(size) else {
             let error =
-                Error::new(ErrorKind::Invalid, format!("{range:?} is not within the blob's {size} bytes"));
+                Error::new(ErrorKind::Invalid, format!("{range} are not within the blob's {size} bytes"));
             return Err(self.shared.context(error, "read", Some(&self.at)));
         };
         self.check_length()?;
         let mut transfer = Transfer::new(self, span);
-        if size > 0 && transfer.next == 0 && transfer.end == size && self.shared.options.verify_reads {
-            transfer.check = self.cheapest_check();
+        if size > 0 && transfer.next == 0 && transfer.end == size {
+            transfer.check = self.check();
         }
         Ok(transfer.into_stream())
     }
@@ -113,10 +122,18 @@ impl Reader {
         }
     }
 
-    fn cheapest_check(&self) -> Option<Check> {
+    fn check(&self) -> Option<Check> {
         let expected = self.stat().meta.as_ref()?.digests.clone();
-        let hasher = Hasher::new(expected.cheapest()?);
-        Some(Check { expected, lanes: Lanes::start(&self.shared.janitor.runtime, vec![hasher], Vec::new()) })
+        let algorithms: Vec<Algorithm> = match (self.thorough, self.shared.options.verify_reads) {
+            (true, _) => expected.iter().map(|(algorithm, _)| algorithm).collect(),
+            (false, true) => expected.cheapest().into_iter().collect(),
+            (false, false) => Vec::new(),
+        };
+        if algorithms.is_empty() {
+            return None;
+        }
+        let hashers = algorithms.into_iter().map(Hasher::new).collect();
+        Some(Check { expected, lanes: Lanes::start(&self.shared.janitor.runtime, hashers, Vec::new()) })
     }
 }
 
@@ -238,7 +255,7 @@ impl Check {
 const RESTORE: &str = "restore the blob from another copy, then delete this one";
 
 /// The error of stored bytes that are not those that were written.
-pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &Digests) -> Error {
+pub(crate) fn differs(algorithm: Algorithm, expected: &Digests, found: &Digests) -> Error {
     let (expected, found) = (expected.hex(algorithm), found.hex(algorithm));
     let (expected, found) = (expected.unwrap_or_default(), found.unwrap_or_default());
     let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");

@@ -270,6 +270,14 @@ async fn wrong_bytes_never_end_well() {
     let careless = backend.store(|options| options.verify_reads = false);
     backend.script("read", &[Fault::Flip]);
     assert!(careless.get(&at, ..).await.is_ok());
+    backend.script("read", &[Fault::Flip]);
+    let mut chunks = careless.open(&at).await.unwrap().thorough().chunks(..).unwrap();
+    let error = loop {
+        if let Err(error) = chunks.try_next().await {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[tokio::test]
