@@ -1,0 +1,154 @@
+use futures::{StreamExt, stream};
+use imagestore::{BlobId, Digests, Error, ErrorKind, Location, Result, Size, Stat, Store};
+use serde_json::json;
+
+use super::{
+    App, Tally,
+    args::{self, Target},
+    exit::{Outcome, Stop},
+};
+
+pub(super) async fn run(app: &App, args: args::Cp) -> Outcome {
+    if args.id.is_some() && args.targets.len() > 1 {
+        return Err(Stop::usage("--id is for one image", "copy the images one by one, or keep their ids"));
+    }
+    let from = app.store(args.from.as_deref()).await?;
+    let to = app.store(Some(&args.to)).await?;
+    let listed = match args.all {
+        true => from.list().map(|entry| entry.map(|entry| Target::Id(entry.id))).left_stream(),
+        false => stream::iter(args.targets).map(Ok).right_stream(),
+    };
+    let mut listed = std::pin::pin!(listed);
+    let out = app.output();
+    let (mut tally, mut copied, mut skipped, mut bytes) = (Tally::default(), 0u64, 0u64, 0u64);
+    while let Some(target) = listed.next().await {
+        let target = target?;
+        let outcome = match &target {
+            Target::Location(_) if args.id.is_none() => {
+                Err(Error::new(ErrorKind::Invalid, format!("{target} does not tell the copy's id"))
+                    .with_hint("add --id"))
+            }
+            _ => copy(app, &from, &to, &target, args.id.as_ref()).await,
+        };
+        let (id, copy) = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                app.report(&error, &mut tally);
+                continue;
+            }
+        };
+        let (at, size) = match &copy {
+            Copy::Made(at, size) => {
+                copied += 1;
+                bytes += size;
+                (at, *size)
+            }
+            Copy::There(at, size) => {
+                skipped += 1;
+                (at, *size)
+            }
+        };
+        let word = match &copy {
+            Copy::Made(..) => "copied",
+            Copy::There(..) => "skipped",
+        };
+        out.object(&json!({
+            "id": id, "from": from.name(), "to": to.name(), "outcome": word, "location": at, "size": size,
+        }))?;
+        match &copy {
+            Copy::Made(at, size) if !out.quiet => {
+                out.line(format_args!("copied {id}  {}  {at}", Size(*size)))?
+            }
+            Copy::Made(..) => {}
+            Copy::There(..) => {
+                app.notice(&format!("{id} is in {} already, with the same content", to.name()))
+            }
+        }
+    }
+    if copied + skipped + tally.failed != 1 && !out.quiet {
+        let (failed, bytes) = (tally.failed, Size(bytes));
+        out.line(format_args!("{copied} copied ({bytes}), {skipped} there already, {failed} failed"))?;
+    }
+    tally.outcome()
+}
+
+enum Copy {
+    Made(Location, u64),
+    /// The same blob was there already.
+    There(Location, u64),
+}
+
+async fn copy(
+    app: &App,
+    from: &Store,
+    to: &Store,
+    target: &Target,
+    id: Option<&BlobId>,
+) -> Result<(BlobId, Copy)> {
+    let (at, id) = match target {
+        Target::Id(own) => {
+            let at = from.locate(own).await.map_err(|error| not_from_here(error, from))?;
+            (at, id.unwrap_or(own).clone())
+        }
+        Target::Location(at) => (at.clone(), id.cloned().unwrap_or_else(BlobId::random)),
+    };
+    let stat = from.stat(&at).await?;
+    // Asked before, because a storage may find out only after all bytes were sent.
+    if let Some(there) = same(to, &id, &stat).await? {
+        return Ok((id, Copy::There(there, stat.size)));
+    }
+    let progress = app.progress("copying", id.as_str(), Some(stat.size));
+    match from.copy_to(&at, to, &id, |bytes| progress.advance(bytes)).await {
+        Ok(blob) => {
+            progress.finish();
+            Ok((id, Copy::Made(blob.location, blob.meta.size)))
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match same(to, &id, &stat).await? {
+            Some(there) => Ok((id, Copy::There(there, stat.size))),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Where `store` has the blob already; an error if it has another one under this id.
+async fn same(store: &Store, id: &BlobId, wanted: &Stat) -> Result<Option<Location>> {
+    let at = match store.locate(id).await {
+        Ok(at) => at,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let there = store.stat(&at).await?;
+    let taken = |message: String, hint: &'static str| {
+        let error = Error::new(ErrorKind::AlreadyExists, message).with_hint(hint);
+        Err(error.in_call(store.name(), "put", Some(id)))
+    };
+    let (wanted_digests, digests) = (digests(wanted), digests(&there));
+    let common = wanted_digests.iter().any(|(algorithm, _)| digests.get(algorithm).is_some());
+    if there.size != wanted.size || !wanted_digests.differences(&digests).is_empty() {
+        return taken("the id is taken by another image".to_owned(), "copy it under another id with --id");
+    }
+    match common {
+        true => Ok(Some(at)),
+        false => taken(
+            format!(
+                "the id is taken by an image of the same {} bytes, and no digests tell whether it is the same",
+                there.size
+            ),
+            "compare the two, then delete one of them",
+        ),
+    }
+}
+
+fn digests(stat: &Stat) -> Digests {
+    stat.meta.as_ref().map(|meta| meta.digests.clone()).unwrap_or_default()
+}
+
+fn not_from_here(error: Error, from: &Store) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            error.with_hint(format!("`imagestore ls --store {}` lists what is there", from.name()))
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,233 @@
+//! The command: one file a verb, and what they share.
+
+mod args;
+mod capacity;
+mod config;
+mod conformance;
+mod cp;
+mod exit;
+mod get;
+mod inspect;
+mod ls;
+mod manual;
+mod new_file;
+mod output;
+mod progress;
+mod put;
+mod rm;
+mod signals;
+mod source;
+mod stat;
+mod stores;
+mod sweep;
+mod target;
+mod verify;
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use clap::Parser;
+use imagestore::{Error, ErrorKind, Origin, Result, Store, Stores};
+use tracing_subscriber::EnvFilter;
+
+use self::{
+    args::{Cli, Globals, Verb},
+    exit::{Outcome, Stop},
+    output::Output,
+    progress::Progress,
+    signals::Signals,
+};
+
+/// How long a verb may take to notice that it has been stopped; it may hang in a write that nobody reads.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the command, and gives its exit code.
+pub(crate) fn main() -> i32 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            exit::report_usage(&error);
+            return exit::USAGE;
+        }
+        Err(error) => {
+            // Help that nobody reads is no failure.
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
+    start_log(&cli.globals);
+    let json = cli.globals.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Stop::from(Error::from_io("cannot start", error)).report(json),
+    };
+    let code = runtime.block_on(run(cli));
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(cli: Cli) -> i32 {
+    let json = cli.globals.json;
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return Stop::from(Error::from_io("cannot watch for signals", error)).report(json),
+    };
+    let app = Arc::new(App { globals: cli.globals, stores: OnceLock::new() });
+    // A task of its own, so that a verb stuck in a write to a full pipe does not keep a signal from being seen.
+    let mut task = tokio::spawn(dispatch(Arc::clone(&app), cli.verb));
+    let mut code = None;
+    let signal = tokio::select! {
+        ended = &mut task => {
+            code = Some(match ended {
+                Ok(Ok(())) => 0,
+                Ok(Err(stop)) => stop.report(json),
+                Err(panic) => {
+                    let error = Error::new(ErrorKind::Internal, "the command broke").with_source(panic);
+                    Stop::from(error.with_hint("this is a bug; please report it")).report(json)
+                }
+            });
+            None
+        }
+        signal = signals.next() => Some(signal),
+    };
+    task.abort();
+    let clean_up = async {
+        if code.is_none() {
+            // Dropped with the task: transfers, and files that were to be written.
+            let _ = tokio::time::timeout(GRACE, task).await;
+        }
+        if let Some(stores) = app.stores.get() {
+            stores.settle().await;
+        }
+    };
+    tokio::select! {
+        () = clean_up => {
+            if let Some(signal) = signal.filter(|_| !app.globals.quiet && !json) {
+                exit::notice(&format!("{signal}; nothing unfinished was kept"));
+            }
+        }
+        second = signals.next() => {
+            exit::notice("stopped at once; what is unfinished is left to `imagestore sweep`");
+            return second.code();
+        }
+    }
+    code.or(signal.map(|signal| signal.code())).unwrap_or(exit::OTHER)
+}
+
+async fn dispatch(app: Arc<App>, verb: Verb) -> Outcome {
+    match verb {
+        Verb::Put(args) => put::run(&app, args).await,
+        Verb::Get(args) => get::run(&app, args).await,
+        Verb::Stat(args) => stat::run(&app, args).await,
+        Verb::Ls(args) => ls::run(&app, args).await,
+        Verb::Rm(args) => rm::run(&app, args).await,
+        Verb::Cp(args) => cp::run(&app, args).await,
+        Verb::Verify(args) => verify::run(&app, args).await,
+        Verb::Inspect(args) => inspect::run(&app, args).await,
+        Verb::Sweep(args) => sweep::run(&app, args).await,
+        Verb::Capacity(args) => capacity::run(&app, args).await,
+        Verb::Stores(_) => stores::run(&app).await,
+        Verb::Conformance(args) => conformance::run(&app, args).await,
+        Verb::Config(args) => config::run(&app, args.verb),
+        Verb::Completions(args) => manual::completions(&args),
+        Verb::Man(args) => manual::man(&args),
+    }
+}
+
+fn start_log(globals: &Globals) {
+    let level = match globals.verbose {
+        0 if globals.quiet => "error",
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("IMAGESTORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// What every verb has at hand.
+struct App {
+    globals: Globals,
+    stores: OnceLock<Stores>,
+}
+
+impl App {
+    /// The configured stores. Verbs that need none run in spite of a broken configuration.
+    fn stores(&self) -> Result<&Stores> {
+        if let Some(stores) = self.stores.get() {
+            return Ok(stores);
+        }
+        let origin = self.origin();
+        tracing::info!(configuration = %origin);
+        let stores = Stores::new(imagestore::registry(), origin.load()?);
+        Ok(self.stores.get_or_init(|| stores))
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::find(self.globals.config.as_deref())
+    }
+
+    /// The store of this name, or the default one.
+    async fn store(&self, name: Option<&str>) -> Result<Store> {
+        let store = self.stores()?.get(name).await?;
+        tracing::info!(store = store.name(), info = ?store.info(), "open");
+        Ok(store)
+    }
+
+    fn output(&self) -> Output {
+        Output { json: self.globals.json, quiet: self.globals.quiet }
+    }
+
+    /// Shows how `action` on `total` bytes of `what` goes on.
+    fn progress(&self, action: &'static str, what: &str, total: Option<u64>) -> Arc<Progress> {
+        let silent = self.globals.quiet || self.globals.json;
+        // A bar and a log would draw over each other.
+        Arc::new(Progress::start(silent, self.globals.verbose > 0, action, what, total))
+    }
+
+    /// Tells something that is no error, to people only.
+    fn notice(&self, message: &str) {
+        if !self.globals.quiet && !self.globals.json {
+            exit::notice(message);
+        }
+    }
+
+    /// Reports an error after which the verb goes on, and remembers it.
+    fn report(&self, error: &Error, tally: &mut Tally) {
+        exit::report(error, self.globals.json);
+        let code = exit::code(error.kind());
+        tally.failed += 1;
+        tally.code = Some(tally.code.map_or(code, |first| if first == code { code } else { exit::OTHER }));
+    }
+}
+
+/// The failures of a verb that goes on after one.
+#[derive(Debug, Default)]
+struct Tally {
+    failed: u64,
+    code: Option<i32>,
+}
+
+impl Tally {
+    /// The failures' common code, or 1 where they differ.
+    fn outcome(&self) -> Outcome {
+        self.code.map_or(Ok(()), |code| Err(Stop::Code(code)))
+    }
+}
+
+/// How a path shows in messages.
+fn shown(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}

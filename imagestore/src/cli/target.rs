@@ -1,0 +1,95 @@
+//! From what stands on the command line to a blob in a store.
+
+use imagestore::{BlobId, Error, ErrorKind, Location, Reader, Result, Store};
+
+use super::{App, args::Target};
+
+/// A blob that an argument names.
+pub(super) struct Found {
+    pub(super) store: Store,
+    pub(super) at: Location,
+}
+
+impl Found {
+    pub(super) async fn open(&self) -> Result<Reader> {
+        self.store.open(&self.at).await
+    }
+}
+
+impl App {
+    /// Finds the blob that `target` names in the store named `store`, or where it can only be.
+    pub(super) async fn find(&self, target: &Target, store: Option<&str>) -> Result<Found> {
+        match (target, store) {
+            (Target::Id(id), _) => self.find_id(id, store).await,
+            (Target::Location(at), Some(_)) => Ok(Found { store: self.store(store).await?, at: at.clone() }),
+            (Target::Location(at), None) => self.find_location(at).await,
+        }
+    }
+
+    async fn find_id(&self, id: &BlobId, name: Option<&str>) -> Result<Found> {
+        let store = self.store(name).await?;
+        let at = store.locate(id).await.map_err(|error| self.not_here(error, &store))?;
+        Ok(Found { store, at })
+    }
+
+    /// Adds where else the blob could be.
+    pub(super) fn not_here(&self, error: Error, store: &Store) -> Error {
+        let others = || -> Vec<&str> {
+            let names = self.stores().map(|stores| stores.names().collect()).unwrap_or_default();
+            let names: Vec<&str> = names;
+            names.into_iter().filter(|name| *name != store.name()).collect()
+        };
+        match error.kind() {
+            ErrorKind::NotFound if others().is_empty() => {
+                error.with_hint("`imagestore ls` lists what is there")
+            }
+            ErrorKind::NotFound => error.with_hint(format!(
+                "to look in another store, add --store with one of: {}",
+                others().join(", ")
+            )),
+            _ => error,
+        }
+    }
+
+    /// Tries the stores that take such a location, the default one first, then by weight.
+    async fn find_location(&self, at: &Location) -> Result<Found> {
+        let stores = self.stores()?;
+        let mut names: Vec<&str> = stores.names().collect();
+        let weight = |name: &str| {
+            let options = stores.settings().section(name).and_then(|section| section.options());
+            options.map_or(0, |options| options.weight)
+        };
+        names.sort_by_key(|name| (stores.default() != Some(name), std::cmp::Reverse(weight(name))));
+        let mut schemes = Vec::new();
+        let mut first = None;
+        for name in names {
+            let store = match self.store(Some(name)).await {
+                Ok(store) => store,
+                Err(error) => {
+                    first.get_or_insert(error);
+                    continue;
+                }
+            };
+            let info = store.info();
+            if info.scheme != at.scheme() && !info.also.contains(&at.scheme()) {
+                schemes.push(format!("{name} ({}:)", info.scheme));
+                continue;
+            }
+            match store.open(at).await {
+                Ok(_) => return Ok(Found { store, at: at.clone() }),
+                // The blob may be in another store; an error that says more than `not mine` is the one to report.
+                Err(error) if error.kind() == ErrorKind::Invalid => drop(first.get_or_insert(error)),
+                Err(error) => {
+                    let better =
+                        first.as_ref().is_none_or(|first: &Error| first.kind() == ErrorKind::Invalid);
+                    first = if better { Some(error) } else { first };
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| {
+            let message = format!("no store keeps blobs at {}: locations", at.scheme());
+            Error::new(ErrorKind::Invalid, message)
+                .with_hint(format!("the stores are: {}", schemes.join(", ")))
+        }))
+    }
+}

@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod configuration;
+
+pub use configuration::{CONFIG_VARIABLE, Origin, built_in, configuration, data_dir, open};
+pub use store_core::{
+    Algorithm, Blob, BlobId, ByteRange, ByteStream, Capabilities, Capacity, Chunk, ChunkStream, Config,
+    Digests, Entry, Error, ErrorKind, Expect, Info, Inspect, Location, MemoryBackend, MemoryConfig, Meta,
+    Options, Reader, Registry, Result, Retry, Secret, Settings, Size, Span, Stat, Store, Stores, Swept, Tap,
+    Timeout, Verified, Writer, buffer, config, file, inspect, once,
+};
+
+/// The backends that this build has, each behind the Cargo feature of its name.
+///
+/// A program adds its own with [`Registry::with`]:
+///
+/// ```
+/// let registry = imagestore::registry();
+/// assert!(registry.types().any(|kind| kind == "memory"));
+/// ```
+pub fn registry() -> Registry {
+    let registry = Registry::default().with::<MemoryConfig>();
+    #[cfg(feature = "fs")]
+    let registry = registry.with::<store_fs::FsConfig>();
+    registry
+}
