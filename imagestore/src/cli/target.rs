@@ -60,13 +60,12 @@ impl App {
             options.map_or(0, |options| options.weight)
         };
         names.sort_by_key(|name| (stores.default() != Some(name), std::cmp::Reverse(weight(name))));
-        let mut schemes = Vec::new();
-        let mut first = None;
+        let (mut schemes, mut unreachable, mut failed) = (Vec::new(), None, None);
         for name in names {
             let store = match self.store(Some(name)).await {
                 Ok(store) => store,
                 Err(error) => {
-                    first.get_or_insert(error);
+                    unreachable.get_or_insert(error);
                     continue;
                 }
             };
@@ -77,19 +76,29 @@ impl App {
             }
             match store.open(at).await {
                 Ok(_) => return Ok(Found { store, at: at.clone() }),
-                // The blob may be in another store; an error that says more than `not mine` is the one to report.
-                Err(error) if error.kind() == ErrorKind::Invalid => drop(first.get_or_insert(error)),
+                // Another store may have it. Of several errors, one that says more than "not mine" is to be reported.
                 Err(error) => {
-                    let better =
-                        first.as_ref().is_none_or(|first: &Error| first.kind() == ErrorKind::Invalid);
-                    first = if better { Some(error) } else { first };
+                    let known =
+                        failed.as_ref().is_some_and(|known: &Error| known.kind() != ErrorKind::Invalid);
+                    failed = if known { failed } else { Some(error) };
                 }
             }
         }
-        Err(first.unwrap_or_else(|| {
-            let message = format!("no store keeps blobs at {}: locations", at.scheme());
-            Error::new(ErrorKind::Invalid, message)
-                .with_hint(format!("the stores are: {}", schemes.join(", ")))
-        }))
+        let known = failed.as_ref().is_some_and(|known| known.kind() != ErrorKind::Invalid);
+        Err(match (failed, unreachable) {
+            (Some(failed), None) => failed,
+            (Some(failed), Some(_)) if known => failed,
+            (_, Some(unreachable)) => {
+                let message = format!("no store that can be reached has a blob at {at}");
+                Error::new(unreachable.kind(), message)
+                    .with_source(unreachable)
+                    .with_hint("`imagestore stores` tells which stores can be reached")
+            }
+            (None, None) => {
+                let message = format!("no store keeps blobs at {}: locations", at.scheme());
+                Error::new(ErrorKind::Invalid, message)
+                    .with_hint(format!("the stores are: {}", schemes.join(", ")))
+            }
+        })
     }
 }

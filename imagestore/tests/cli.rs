@@ -1,0 +1,523 @@
+//! The command as its user meets it: the built binary, its output, its exit codes, and what it leaves on the disk.
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A user with a home, which is the working directory too, and a configuration of a few stores.
+struct User {
+    home: tempfile::TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        let user = Self::without_config();
+        let config = format!(
+            "default = 'fast'\n\
+             [stores.fast]\ntype = 'fs'\npath = '{0}/fast'\nstaging = 'directory'\n\
+             [stores.slow]\ntype = 'fs'\npath = '{0}/slow'\n\
+             [stores.small]\ntype = 'memory'\ncapacity = '64KiB'\n\
+             [stores.locked]\ntype = 'fs'\npath = '{0}/slow'\nread_only = true\n\
+             [stores.absent]\ntype = 'fs'\npath = '{0}/absent'\nrequire_marker = true\nretry.attempts = 1\n",
+            user.home.path().display()
+        );
+        fs::create_dir_all(user.path(".config/imagestore")).unwrap();
+        user.write(".config/imagestore/imagestore.toml", config.as_bytes());
+        user
+    }
+
+    fn without_config() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.home.path().join(path)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imagestore"));
+        command.args(args).current_dir(&self.home).env_clear().env("HOME", self.home.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(args, self.command(args).output().unwrap())
+    }
+
+    /// Runs a verb that must succeed, and gives its standard output.
+    fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        ran.out
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// A file of 20 MiB with two pieces of data in it.
+    fn sparse(&self, name: &str) -> Vec<u8> {
+        let file = File::create(self.path(name)).unwrap();
+        file.set_len(20 << 20).unwrap();
+        file.write_all_at(&noise(300_000), 1_000_003).unwrap();
+        file.write_all_at(&noise(5000), (20 << 20) - 5000).unwrap();
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// Starts a put from a pipe, sends it some megabytes, and waits until they are on the disk.
+    fn stuck_put(&self) -> Child {
+        let mut child = self.command(&["put", "-", "--id", "stuck"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(&noise(6 << 20)).unwrap();
+        let staging = self.path("fast/.imagestore/staging");
+        wait_for(|| files(&staging).iter().any(|file| file.metadata().unwrap().len() > 0));
+        child
+    }
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(args: &[&str], output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {}", output.status));
+        Self { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// Bytes without zeros that do not repeat soon.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 7u32;
+    let step = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 | 1
+    };
+    (0..len).map(step).collect()
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn wait_for(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing happened");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn kill(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+fn allocated(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn it_works_without_any_configuration() {
+    let user = User::without_config();
+    let content = user.sparse("disk.img");
+    user.ok(&["put", "disk.img", "--id", "mine"]);
+    assert!(user.path(".local/share/imagestore/mine").exists());
+    user.ok(&["get", "mine", "copy.img"]);
+    assert!(fs::read(user.path("copy.img")).unwrap() == content);
+    assert_eq!(user.ok(&["ls"]), "mine\n");
+    assert_eq!(user.ok(&["config", "path"]), "");
+}
+
+#[test]
+fn holes_stay_holes_on_both_ways() {
+    let user = User::new();
+    let content = user.sparse("disk.img");
+    user.ok(&["put", "disk.img", "--id", "a"]);
+    user.ok(&["get", "a", "copy.img"]);
+    assert!(fs::read(user.path("copy.img")).unwrap() == content);
+    let stat = user.json(&["stat", "a", "--json"]);
+    assert_eq!(stat["size"], 20 << 20);
+    assert!(stat["allocated"].as_u64().unwrap() < 2 << 20, "{stat}");
+    assert!(allocated(&user.path("copy.img")) < 2 << 20);
+    // Standard input that is a file is one.
+    let args = ["put", "-", "--id", "b"];
+    let stdin = File::open(user.path("disk.img")).unwrap();
+    assert!(user.command(&args).stdin(stdin).output().unwrap().status.success());
+    user.ok(&["get", "b", "b.img", "--verify"]);
+    assert!(fs::read(user.path("b.img")).unwrap() == content);
+}
+
+#[test]
+fn pipes_work_both_ways() {
+    let user = User::new();
+    let content = noise((7 << 20) + 13);
+    let mut put = user.command(&["put", "-", "--quiet"]).stdin(Stdio::piped()).spawn().unwrap();
+    put.stdin.take().unwrap().write_all(&content).unwrap();
+    let put = Ran::of(&["put"], put.wait_with_output().unwrap());
+    assert_eq!((put.code, put.err.as_str()), (0, ""));
+    let id = put.out.trim();
+    assert_eq!(id.len(), 36, "a UUID: {id}");
+    let got = user.command(&["get", id]).output().unwrap();
+    assert!(got.status.success() && got.stdout == content);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error_to_talk_about() {
+    let user = User::new();
+    user.write("disk.img", &noise(4 << 20));
+    user.ok(&["put", "disk.img", "--id", "a"]);
+    let mut get = user.command(&["get", "a", "--quiet"]).spawn().unwrap();
+    get.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let ran = Ran::of(&["get"], get.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (141, ""));
+}
+
+#[test]
+fn ranges_count_like_http() {
+    let user = User::new();
+    user.write("ten", b"0123456789");
+    user.ok(&["put", "ten", "--id", "ten"]);
+    for (range, expected) in
+        [("0-3", "0123"), ("4-", "456789"), ("-3", "789"), ("9-9", "9"), ("-99", "0123456789")]
+    {
+        assert_eq!(user.ok(&["get", "ten", "--range", range]), expected, "{range}");
+    }
+    let beyond = user.run(&["get", "ten", "--range", "5-10"]);
+    assert_eq!((beyond.code, beyond.out.as_str()), (6, ""));
+    assert!(beyond.err.contains("bytes 5 to 10 are not within the blob's 10 bytes"), "{}", beyond.err);
+    for wrong in ["5-4", "x", "-", "1-2-3", "1 - 2"] {
+        assert_eq!(user.run(&["get", "ten", "--range", wrong]).code, 2, "{wrong}");
+    }
+    user.ok(&["get", "ten", "part", "--range", "2-4"]);
+    assert_eq!(fs::read(user.path("part")).unwrap(), b"234");
+}
+
+#[test]
+fn each_kind_of_error_has_its_exit_code() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.write("big", &noise(1 << 20));
+    user.ok(&["put", "a", "--id", "a"]);
+    let zeros = format!("md5:{}", "0".repeat(32));
+    for (args, code, kind) in [
+        (&["stat", "b"][..], 3, "not_found"),
+        (&["put", "missing"], 3, "not_found"),
+        (&["put", "a", "--id", "a"], 4, "already_exists"),
+        (&["get", "a", "big"], 4, "already_exists"),
+        (&["stat", "rbd:x/y", "--store", "fast"], 6, "invalid"),
+        (&["put", "a", "--format", "qcow2"], 7, "rejected"),
+        (&["put", "big", "--max-size", "1MB"], 7, "rejected"),
+        (&["put", "a", "--digest", &zeros], 8, "corrupt"),
+        (&["put", "a", "--size", "9"], 8, "corrupt"),
+        (&["put", "a", "--store", "locked"], 10, "unsupported"),
+        (&["put", "big", "--store", "small"], 11, "no_space"),
+        (&["ls", "--store", "absent"], 12, "unavailable"),
+        (&["put", "a", "--id", ".."], 2, "usage"),
+        (&["frobnicate"], 2, "usage"),
+    ] {
+        let ran = user.run(args);
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("error: "), "{args:?}: {}", ran.err);
+        let ran = user.run(&[args, &["--json"]].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {}", ran.err);
+        let error: Value = serde_json::from_str(&ran.err).unwrap();
+        let error = error["error"].as_object().unwrap();
+        assert_eq!(error["kind"], kind);
+        for field in ["message", "store", "operation", "target", "hint"] {
+            assert!(error.contains_key(field), "{field} of {args:?}");
+        }
+    }
+    assert_eq!(user.ok(&["ls"]), "a\n", "nothing else was kept");
+}
+
+#[test]
+fn json_is_all_there_is_on_standard_output() {
+    let user = User::new();
+    user.write("a", b"an image");
+    let put = user.json(&["put", "a", "--id", "a", "--json", "--property", "os=linux", "--digest", "sha256"]);
+    assert_eq!((&put["id"], &put["store"], &put["size"]), (&"a".into(), &"fast".into(), &8.into()));
+    assert_eq!(put["meta"]["properties"]["os"], "linux");
+    for digest in ["crc64nvme", "md5", "sha256", "sha512"] {
+        assert!(put["meta"]["digests"][digest].is_string(), "{digest}");
+    }
+    let stat = user.json(&["stat", "a", "--json"]);
+    assert_eq!((&stat["location"], &stat["meta"]), (&put["location"], &put["meta"]));
+    // A location does as well as an id.
+    let at = put["location"].as_str().unwrap();
+    assert_eq!(user.json(&["stat", at, "--json"])["meta"], put["meta"]);
+    assert_eq!(user.json(&["ls", "--json"])["id"], "a");
+    assert_eq!(user.json(&["verify", "a", "--json"])["compared"], true);
+    assert_eq!(user.json(&["capacity", "--json"])["store"], "fast");
+    assert_eq!(user.json(&["sweep", "--json"])["uploads"], 0);
+    assert_eq!(user.json(&["inspect", "a", "--json"])["report"]["format"], "raw");
+    assert_eq!(user.json(&["config", "show", "--json"])["stores"]["slow"]["file_mode"], "0640");
+    assert_eq!(user.json(&["cp", "a", "--to", "slow", "--json"])["outcome"], "copied");
+    assert_eq!(user.json(&["get", "a", "copy", "--json"])["size"], 8);
+    assert_eq!(user.json(&["rm", "a", "--json"])["target"], "a");
+}
+
+#[test]
+fn a_file_is_replaced_only_by_force() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.write("precious", b"do not touch");
+    user.ok(&["put", "a", "--id", "a"]);
+    let refused = user.run(&["get", "a", "precious"]);
+    assert_eq!(refused.code, 4);
+    assert!(refused.err.contains("hint: --force"), "{}", refused.err);
+    assert_eq!(fs::read(user.path("precious")).unwrap(), b"do not touch");
+    user.ok(&["get", "a", "precious", "--force"]);
+    assert_eq!(fs::read(user.path("precious")).unwrap(), b"an image");
+    fs::create_dir(user.path("dir")).unwrap();
+    user.ok(&["get", "a", "dir"]);
+    assert_eq!(fs::read(user.path("dir/a")).unwrap(), b"an image");
+    assert_eq!(user.run(&["get", "a", "no/such/dir/x"]).code, 3);
+}
+
+#[test]
+fn a_damaged_image_never_becomes_a_file() {
+    let user = User::new();
+    user.write("disk.img", &noise(3 << 20));
+    user.ok(&["put", "disk.img", "--id", "a"]);
+    user.ok(&["put", "disk.img", "--id", "b"]);
+    let stored = File::options().write(true).open(user.path("fast/a")).unwrap();
+    stored.write_all_at(&[0], 2 << 20).unwrap();
+    fs::create_dir(user.path("out")).unwrap();
+    for args in [&["get", "a", "out/a"][..], &["get", "a", "out/a", "--verify"]] {
+        let ran = user.run(args);
+        assert_eq!(ran.code, 8, "{}", ran.err);
+        assert!(ran.err.contains("damaged") && ran.err.contains("hint: "), "{}", ran.err);
+        assert_eq!(files(&user.path("out")), [] as [PathBuf; 0]);
+    }
+    let verify = user.run(&["verify", "--all"]);
+    assert_eq!(verify.code, 8, "{}", verify.err);
+    assert!(verify.out.contains("intact    b"), "{}", verify.out);
+    assert!(verify.out.ends_with("1 intact, 1 damaged (3 MiB read)\n"), "{}", verify.out);
+}
+
+#[test]
+fn an_image_without_digests_is_not_called_intact() {
+    let user = User::new();
+    user.ok(&["ls"]);
+    user.write("fast/foreign", b"put here by hand");
+    let verify = user.run(&["verify", "foreign"]);
+    assert_eq!(verify.code, 0, "{}", verify.err);
+    assert!(verify.out.starts_with("readable  foreign"), "{}", verify.out);
+    let get = user.run(&["get", "foreign", "--verify"]);
+    assert_eq!(get.out, "put here by hand");
+    assert!(get.err.contains("note: no digests are kept"), "{}", get.err);
+}
+
+#[test]
+fn a_signal_stops_a_put_and_leaves_nothing() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let user = User::new();
+        let mut put = user.stuck_put();
+        // The pipe stays open: only the signal ends the put.
+        let pipe = put.stdin.take();
+        kill(&put, signal);
+        let ran = Ran::of(&["put"], put.wait_with_output().unwrap());
+        drop(pipe);
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{}", ran.err);
+        assert!(ran.err.contains("nothing unfinished was kept"), "{}", ran.err);
+        assert_eq!(files(&user.path("fast/.imagestore/staging")), [] as [PathBuf; 0]);
+        assert_eq!(user.ok(&["ls"]), "");
+        assert_eq!(user.ok(&["sweep", "--older-than", "0s"]), "nothing to remove in store fast\n");
+    }
+}
+
+#[test]
+fn what_a_killed_put_leaves_is_swept() {
+    let user = User::new();
+    let mut put = user.stuck_put();
+    kill(&put, Signal::KILL);
+    put.wait().unwrap();
+    assert_eq!(user.ok(&["sweep"]), "nothing to remove in store fast\n", "it is too young");
+    let swept = user.ok(&["sweep", "--older-than", "0s"]);
+    assert!(swept.starts_with("removed 1 unfinished upload ("), "{swept}");
+    assert_eq!(files(&user.path("fast/.imagestore/staging")), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_signal_stops_a_get_that_nobody_reads() {
+    let user = User::new();
+    user.write("disk.img", &noise(4 << 20));
+    user.ok(&["put", "disk.img", "--id", "a"]);
+    let mut get = user.command(&["get", "a"]).spawn().unwrap();
+    let mut out = get.stdout.take().unwrap();
+    out.read_exact(&mut [0; 10]).unwrap();
+    kill(&get, Signal::INT);
+    let ran = Ran::of(&["get"], get.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.err);
+}
+
+#[test]
+fn copies_go_on_where_they_stopped() {
+    let user = User::new();
+    for id in ["a", "b", "c"] {
+        user.write(id, format!("image {id}").as_bytes());
+        user.ok(&["put", id, "--id", id, "--property", "os=linux"]);
+    }
+    let slow = |id: &str| fs::read(user.path("slow").join(id)).unwrap();
+    user.ok(&["cp", "a", "--to", "slow"]);
+    // Another image under the same id is no copy, and does not stop the rest.
+    user.ok(&["put", "b", "--id", "c", "--store", "slow"]);
+    let all = user.run(&["cp", "--all", "--from", "fast", "--to", "slow"]);
+    assert_eq!(all.code, 4, "{}", all.err);
+    assert!(all.out.ends_with("1 copied (7 B), 1 there already, 1 failed\n"), "{}", all.out);
+    assert!(all.err.contains("note: a is in slow already"), "{}", all.err);
+    assert!(all.err.contains("store slow: put c: the id is taken by another image"), "{}", all.err);
+    assert_eq!((slow("b"), slow("c")), (b"image b".to_vec(), b"image b".to_vec()));
+    assert_eq!(user.json(&["stat", "b", "--store", "slow", "--json"])["meta"]["properties"]["os"], "linux");
+    user.ok(&["cp", "c", "--to", "slow", "--id", "c2"]);
+    assert_eq!(slow("c2"), b"image c");
+    let several = user.run(&["cp", "a", "nope", "b", "--to", "slow"]);
+    assert_eq!(several.code, 3, "{}", several.err);
+    assert!(several.out.ends_with("0 copied (0 B), 2 there already, 1 failed\n"), "{}", several.out);
+}
+
+#[test]
+fn deleting_goes_on_after_an_error() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.ok(&["put", "a", "--id", "a"]);
+    let rm = user.run(&["rm", "nope", "a"]);
+    assert_eq!((rm.code, rm.out.as_str()), (3, "deleted a from fast\n"));
+    assert!(rm.err.contains("add --store with one of: absent, locked, slow, small"), "{}", rm.err);
+    assert_eq!(user.run(&["rm", "--force", "nope"]).code, 0);
+}
+
+#[test]
+fn a_location_finds_its_store() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.ok(&["put", "a", "--id", "a", "--store", "slow"]);
+    let at = format!("file://{}", user.path("slow/a").display());
+    assert_eq!(user.ok(&["get", &at]), "an image");
+    // A store that cannot be reached may be the one that has it.
+    let foreign = ["stat", "s3://key:hunter2@host/bucket/x"];
+    let unknown = user.run(&foreign);
+    assert_eq!(unknown.code, 12, "{}", unknown.err);
+    assert!(unknown.err.contains("because: store absent: "), "{}", unknown.err);
+    let refused = User::without_config().run(&foreign);
+    assert_eq!(refused.code, 6, "{}", refused.err);
+    assert!(!format!("{} {}", unknown.err, refused.err).contains("hunter2"));
+}
+
+#[test]
+fn hostile_images_are_told() {
+    let user = User::new();
+    let mut header = vec![0; 1024];
+    header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    header[15] = 0x70; // The offset of a backing file's name, and its length.
+    header[19] = 8;
+    user.write("evil", &header);
+    let inspect = user.run(&["inspect", "evil"]);
+    assert_eq!(inspect.code, 7, "{}", inspect.err);
+    assert!(inspect.out.starts_with("format   qcow2\n"), "{}", inspect.out);
+    assert!(inspect.out.contains("refused  backing-file: "), "{}", inspect.out);
+    let put = user.run(&["put", "evil", "--id", "evil"]);
+    assert_eq!(put.code, 0, "{}", put.err);
+    assert!(put.err.contains("not safe: backing-file: "), "{}", put.err);
+    assert_eq!(user.run(&["inspect", "evil", "--store", "fast"]).code, 7);
+    assert_eq!(user.run(&["put", "evil", "--format", "qcow2"]).code, 7);
+    user.write("good", b"just bytes");
+    assert_eq!(user.run(&["inspect", "good"]).code, 0);
+    assert_eq!(user.run(&["inspect", "good", "--format", "qcow2"]).code, 7);
+}
+
+#[test]
+fn mistakes_in_the_configuration_name_key_and_line() {
+    let user = User::new();
+    let config = |text: &str| user.write("my.toml", text.as_bytes());
+    let good = format!("[stores.good]\ntype = 'fs'\npath = '{}'\n", user.path("good").display());
+    config(&format!("{good}[stores.bad]\ntype = 'fs'\npth = '/x'\n"));
+    let check = user.run(&["--config", "my.toml", "config", "check"]);
+    assert_eq!(check.code, 6);
+    assert_eq!(check.out, "valid  good (fs)\n");
+    let expected = "error: store bad: configure: my.toml line 6: unknown field `pth`";
+    assert!(check.err.contains(expected), "{}", check.err);
+    // One bad store does not stop the others.
+    assert_eq!(user.run(&["--config", "my.toml", "ls", "--store", "good"]).code, 0);
+    let stores = user.run(&["--config", "my.toml", "stores"]);
+    assert_eq!(stores.code, 6);
+    assert!(stores.out.contains("  good   fs ") && stores.out.contains("not reachable"), "{}", stores.out);
+
+    config("defualt = 'x'");
+    let broken = user.run(&["--config", "my.toml", "ls"]);
+    assert_eq!(broken.code, 6);
+    assert!(broken.err.contains("my.toml line 1: unknown field `defualt`"), "{}", broken.err);
+    // What needs no store does not mind.
+    assert_eq!(user.run(&["--config", "my.toml", "inspect", "my.toml"]).code, 0);
+
+    let missing = user.command(&["ls"]).env("IMAGESTORE_CONFIG", "nowhere.toml").output().unwrap();
+    let missing = Ran::of(&["ls"], missing);
+    assert_eq!(missing.code, 6);
+    assert!(
+        missing.err.contains("nowhere.toml") && missing.err.contains("IMAGESTORE_CONFIG"),
+        "{}",
+        missing.err
+    );
+}
+
+#[test]
+fn an_unknown_store_lists_the_known_ones() {
+    let user = User::new();
+    let ran = user.run(&["ls", "--store", "fsat"]);
+    assert_eq!(ran.code, 6);
+    assert!(ran.err.contains("\"fsat\""), "{}", ran.err);
+    assert!(ran.err.contains("absent, fast, locked, slow, small"), "{}", ran.err);
+}
+
+#[test]
+fn variables_override_the_configuration() {
+    let user = User::new();
+    let run =
+        |args: &[&str]| Ran::of(args, user.command(args).env("IMAGESTORE_DEFAULT", "slow").output().unwrap());
+    user.write("a", b"an image");
+    assert_eq!(run(&["put", "a", "--id", "a"]).code, 0);
+    assert!(user.path("slow/a").exists());
+    assert!(run(&["config", "show"]).out.contains("default = \"slow\""));
+}
+
+#[test]
+fn the_manual_the_completions_and_the_help_are_whole() {
+    let user = User::without_config();
+    let help = user.ok(&["--help"]);
+    for expected in
+        ["Exit codes:", "not_found", "130", "IMAGESTORE_CONFIG", "/etc/imagestore/imagestore.toml"]
+    {
+        assert!(help.contains(expected), "{expected}");
+    }
+    let man = user.ok(&["man"]);
+    for expected in [".TH imagestore 1", ".SH \"EXIT CODES\"\n.nf\n", "not_found", ".SH VERSION"] {
+        assert!(man.contains(expected), "{expected} in {man}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(user.ok(&["completions", shell]).contains("conformance"), "{shell}");
+    }
+    user.ok(&["man", "--dir", "man1"]);
+    for page in ["imagestore.1", "imagestore-put.1", "imagestore-config-show.1"] {
+        assert!(user.path("man1").join(page).exists(), "{page}");
+    }
+    assert!(user.ok(&["--version"]).starts_with("imagestore "));
+    assert!(user.ok(&["put", "--help"]).contains("Examples:"));
+}
