@@ -521,3 +521,17 @@ fn the_manual_the_completions_and_the_help_are_whole() {
     assert!(user.ok(&["--version"]).starts_with("imagestore "));
     assert!(user.ok(&["put", "--help"]).contains("Examples:"));
 }
+
+#[test]
+fn an_operator_can_prove_a_store() {
+    let user = User::new();
+    user.write("a", b"an image of somebody else");
+    user.ok(&["put", "a", "--id", "a"]);
+    let proof = user.run(&["conformance", "fast", "--only", "range"]);
+    assert_eq!(proof.code, 0, "{}", proof.out);
+    assert!(proof.out.contains("holds    range::") && proof.out.contains(" 0 broken"), "{}", proof.out);
+    assert_eq!(user.ok(&["ls"]), "a\n");
+    let nothing = user.run(&["conformance", "fast", "--only", "no such case"]);
+    assert!(nothing.err.contains("note: no case was run"), "{}", nothing.err);
+    assert_eq!(user.run(&["conformance", "fast", "--exclusive"]).code, 6, "the store is not empty");
+}

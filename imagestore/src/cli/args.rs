@@ -291,9 +291,15 @@ pub(crate) struct Stores {}
 /// Prove that a store keeps its promises
 ///
 /// Runs the conformance suite that every backend of this project has to pass, against your real storage: write once,
-/// nothing visible before its commit, nothing left behind, exact ranges, and more. It writes and deletes images of its
-/// own, with ids that start with `conformance-`, and touches no others.
+/// nothing visible before its commit, nothing left behind, exact ranges, and more. It writes and deletes images of
+/// its own, with ids that start with `conformance-`, and touches no others. The exit code is 1 if a promise is broken.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  imagestore conformance archive
+  imagestore conformance archive --only range
+  imagestore conformance new-store --exclusive --slow
+  imagestore conformance archive --json | jq -r 'select(.verdict == \"failed\") | .name'")]
 pub(crate) struct Conformance {
     /// The store to prove
     #[arg(value_name = "STORE")]
@@ -301,6 +307,12 @@ pub(crate) struct Conformance {
     /// Only the cases whose names contain this
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
+    /// Run the cases that move gigabytes, too
+    #[arg(long)]
+    pub(crate) slow: bool,
+    /// The store is empty, and nobody else uses it: run the cases that sweep and count, too
+    #[arg(long)]
+    pub(crate) exclusive: bool,
 }
 
 /// Check or show the configuration
