@@ -381,17 +381,16 @@ impl Source {
             Pieces::Of(_) => Rng::new(0),
             Pieces::Odd(seed) => Rng::new(seed),
         };
-        let (mut runs, mut run) = (self.content.runs(0..end), None);
+        let mut at = 0;
         let pieces = std::iter::from_fn(move || {
-            if run.as_ref().is_none_or(Chunk::is_empty) {
-                run = runs.next();
-            }
             let wanted = match self.pieces {
                 Pieces::Of(len) => len,
                 // Mostly small, sometimes large.
                 Pieces::Odd(_) => 1 + rng.next() % (1 << (4 + rng.below(17))),
             };
-            Some(match run.as_mut()?.split_to(wanted) {
+            let piece = self.content.runs(at..end.min(at.saturating_add(wanted))).next()?;
+            at += piece.len();
+            Some(match piece {
                 Chunk::Zeros(len) if self.zeros_as_bytes => Chunk::Data(vec![0; len as usize].into()),
                 piece => piece,
             })

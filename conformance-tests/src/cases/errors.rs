@@ -92,6 +92,11 @@ async fn a_location_of_another_scheme_is_invalid(fixture: &Fixture) -> Outcome {
     for text in ["nonsense://host/bucket/key", "nonsense:opaque", "data:,x"] {
         refuses(&store, text, &[ErrorKind::Invalid]).await?;
     }
+    if store.info().can.write {
+        let at = fixture.put(&store, &fixture.id("scheme"), &Content::new(4, 100)).await?.location;
+        refuses(&store, &format!("x{at}"), &[ErrorKind::Invalid]).await?;
+        Content::new(4, 100).is_at(&store, &at).await?;
+    }
     Ok(())
 }
 
@@ -130,8 +135,11 @@ async fn whole(fixture: &Fixture, id: &BlobId) -> Outcome {
 async fn the_longest_id_works(fixture: &Fixture) -> Outcome {
     let id = fixture.longest_id();
     ensure!(id.as_str().len() == BlobId::MAX_LEN, "{} is not the longest", id.as_str().len());
+    // Told apart by their last characters only.
+    let other = fixture.id_of(format!("{}Z", &id.as_str()[..BlobId::MAX_LEN - 1]));
     whole(fixture, &id).await?;
-    fixture.holds_only(&fixture.store().await?, &[&id]).await
+    whole(fixture, &other).await?;
+    fixture.holds_only(&fixture.store().await?, &[&id, &other]).await
 }
 
 async fn ids_are_told_apart_by_case(fixture: &Fixture) -> Outcome {
