@@ -281,6 +281,10 @@ impl Upload for FlakyUpload {
         self.inner.write(chunk).await
     }
 
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        self.inner.adopt(source).await
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         for attempt in 0.. {
             let (inner, committed) = (&mut self.inner, &mut self.committed);

@@ -52,7 +52,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// One blob on its way in.
 ///
-/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `write`s in order, then `commit` at most
+/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `adopt` or `write`s in order, then `commit` at most
 /// once, then `abort` at most once if anything failed or any future was dropped before it was ready, be it a
 /// `write` or the `commit`. Chunks are at most [`Info::chunk`] bytes of data;
 /// [`Chunk::Zeros`] comes only where [`Info::hole`] is set, then as a multiple of it, at a multiple of it.
@@ -61,6 +61,12 @@ pub trait Upload: Send {
     /// Takes all of `chunk`, or fails. MAY return before the bytes are stored, with bounded memory; then a later
     /// call reports the failure.
     async fn write(&mut self, chunk: Chunk) -> Result<()>;
+
+    /// Takes the whole content of a local file by sharing its blocks, where the storage can (a reflink), and gives the
+    /// file to read it back from, which nobody else can change; `None` where the bytes have to be written.
+    ///
+    /// Guaranteed to come first if it comes, and to be followed by no `write` if it gives a file.
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>>;
 
     /// Makes all bytes and `meta` durable and then visible, in one atomic step that fails with
     /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if the id is taken.

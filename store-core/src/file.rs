@@ -36,13 +36,19 @@ pub fn read(file: Arc<File>, range: Range<u64>, pool: Pool) -> ChunkStream {
 
 /// Writes `chunks` into a file from its start on, leaving zeros out, and sets its length; says how long that is.
 ///
-/// Nothing is synced. If the future is dropped, one write may still be under way.
-pub async fn write(file: Arc<File>, mut chunks: ChunkStream) -> Result<u64> {
+/// `progress` is told the length of each chunk. Nothing is synced. If the future is dropped, one write may still be
+/// under way.
+pub async fn write(
+    file: Arc<File>,
+    mut chunks: ChunkStream,
+    progress: impl Fn(u64) + Send + Sync,
+) -> Result<u64> {
     let mut offset = 0;
     let mut pending: Option<JoinHandle<Result<()>>> = None;
     while let Some(chunk) = chunks.try_next().await? {
         let at = offset;
         offset += chunk.len();
+        progress(chunk.len());
         if let Chunk::Data(bytes) = chunk {
             if let Some(write) = pending.take() {
                 write.await.map_err(stopped)??;
@@ -164,6 +170,13 @@ fn read_piece(file: &File, range: Range<u64>, pool: &Pool) -> Result<Chunk> {
             }
             Ok(got) => at += got as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // EIO of a read is a lost sector: another copy may have the bytes, another try has not.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                let message = format!("the disk cannot read the file at {at}: {error}");
+                return Err(Error::new(ErrorKind::Corrupt, message)
+                    .with_source(error)
+                    .with_hint("the kernel's log says more; restore the blob from another copy"));
+            }
             Err(error) => return Err(Error::from_io("cannot read the file", error)),
         }
     }
@@ -202,7 +215,7 @@ mod tests {
         }
         let target = tempfile::NamedTempFile::new().unwrap();
         let chunks = read(Arc::clone(&open), 0..10 << 20, Pool::new(65_536, 4));
-        assert_eq!(write(Arc::new(target.reopen().unwrap()), chunks).await.unwrap(), 10 << 20);
+        assert_eq!(write(Arc::new(target.reopen().unwrap()), chunks, |_| {}).await.unwrap(), 10 << 20);
         assert!(std::fs::read(target.path()).unwrap() == content);
         assert!(data_size(target.as_file()).unwrap() < 1 << 20);
     }

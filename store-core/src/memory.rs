@@ -194,6 +194,10 @@ impl Upload for MemoryUpload {
         Ok(())
     }
 
+    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
+        Ok(None)
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let at = location(&self.id)?;
         let mut state = self.backend.lock();

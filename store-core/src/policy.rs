@@ -26,7 +26,7 @@ impl Inspection {
             Chunk::Zeros(len) => inspector.push_zeros(*len),
         }
         if self.refuses {
-            return refuse(&inspector.violations(self.declared));
+            return refuse(&inspector.peek().violations(self.declared));
         }
         Ok(())
     }

@@ -1,15 +1,15 @@
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, fs::File, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 
 use crate::{
-    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat,
+    ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result, Stat, file,
     lanes::Lanes, store::Shared,
 };
-use bytes::Bytes;
 
 /// A blob's bytes on their way out.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -42,7 +42,7 @@ impl Reader {
 
     /// The blob as a local file, where it is one: for zero-copy paths such as `sendfile(2)`. Nothing that is
     /// read this way is verified.
-    pub fn file(&self) -> Option<&Arc<std::fs::File>> {
+    pub fn file(&self) -> Option<&Arc<File>> {
         self.download.file()
     }
 
@@ -61,7 +61,7 @@ impl Reader {
                 Error::new(ErrorKind::Invalid, format!("{range:?} is not within the blob's {size} bytes"));
             return Err(self.shared.context(error, "read", Some(&self.at)));
         };
-        self.check_size().map_err(|error| self.shared.context(error, "read", Some(&self.at)))?;
+        self.check_length()?;
         let mut transfer = Transfer::new(self, span);
         if size > 0 && transfer.next == 0 && transfer.end == size && self.shared.options.verify_reads {
             transfer.check = self.cheapest_check();
@@ -69,16 +69,23 @@ impl Reader {
         Ok(transfer.into_stream())
     }
 
-    /// A blob that is not as long as it says of itself has no whole, and its last bytes are not where they were.
-    pub(crate) fn check_size(&self) -> Result<()> {
-        let size = self.stat().size;
-        match self.stat().meta.as_ref().map(|meta| meta.size).filter(|kept| *kept != size) {
-            None => Ok(()),
-            Some(kept) => {
-                let message = format!("the blob has {size} bytes, not the {kept} that were written");
-                Err(Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE))
+    /// Writes the whole blob into an empty local file, with its holes, and says how long it is. Where both are on one
+    /// file system that can share blocks, nothing is copied; the bytes are compared with their digest all the same.
+    /// `progress` is told the length of each piece. Nothing is synced; after an error the file holds rubbish.
+    pub async fn save(&self, target: Arc<File>, progress: impl Fn(u64) + Send + Sync) -> Result<u64> {
+        let mut chunks = self.chunks(..)?;
+        if let Some(source) = self.file().map(Arc::clone) {
+            let clone = Arc::clone(&target);
+            let cloned =
+                file::blocking(move || Ok(rustix::fs::ioctl_ficlone(&*clone, &*source).is_ok())).await?;
+            if cloned {
+                while let Some(chunk) = chunks.try_next().await? {
+                    progress(chunk.len());
+                }
+                return Ok(self.stat().size);
             }
         }
+        file::write(target, chunks, progress).await
     }
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.
@@ -90,6 +97,20 @@ impl Reader {
             progress(chunk.len());
         }
         lanes.finish().await
+    }
+
+    /// A blob that was cut, or grew, since it was written is damaged in every range.
+    pub(crate) fn check_length(&self) -> Result<()> {
+        let Stat { size, meta, .. } = self.stat();
+        match meta.as_ref().map(|meta| meta.size).filter(|written| written != size) {
+            None => Ok(()),
+            Some(written) => {
+                let message = format!("the blob has {size} bytes, not the {written} that were written");
+                let error = Error::new(ErrorKind::Corrupt, message)
+                    .with_hint("restore the blob from another copy, then delete this one");
+                Err(self.shared.context(error, "read", Some(&self.at)))
+            }
+        }
     }
 
     fn cheapest_check(&self) -> Option<Check> {
@@ -148,7 +169,13 @@ impl Transfer {
     async fn step(&mut self) -> Result<Option<Chunk>> {
         if self.next == self.end {
             self.done = true;
-            self.stream = None;
+            // A storage that has more to say did not answer what was asked.
+            if let Some(mut stream) = self.stream.take()
+                && let Some(Ok(chunk)) = stream.next().await
+                && !chunk.is_empty()
+            {
+                return Err(too_much());
+            }
             if let Some(check) = self.check.take() {
                 check.compare().await?;
             }
@@ -188,7 +215,7 @@ impl Transfer {
             match stream.next().await {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) if chunk.len() > self.end - self.next => {
-                    return Err(Error::new(ErrorKind::Corrupt, "the storage sent more bytes than asked for"));
+                    return Err(too_much());
                 }
                 Some(Ok(chunk)) => return Ok(chunk),
                 Some(Err(error)) => return Err(error),
@@ -216,6 +243,10 @@ pub(crate) fn differs(algorithm: crate::Algorithm, expected: &Digests, found: &D
     let (expected, found) = (expected.unwrap_or_default(), found.unwrap_or_default());
     let message = format!("the stored bytes are damaged: their {algorithm} is {found}, not {expected}");
     Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE)
+}
+
+fn too_much() -> Error {
+    Error::new(ErrorKind::Corrupt, "the storage sent more bytes than asked for")
 }
 
 fn short(missing: u64) -> Error {

@@ -1,4 +1,4 @@
-use std::{fmt, fmt::Display, sync::Arc, time::Duration};
+use std::{fmt, fmt::Display, fs::File, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -12,7 +12,7 @@ use crate::{
     Algorithm, Backend, Blob, BlobId, ByteRange, ByteStream, Capacity, Chunk, Digests, Entry, Error,
     ErrorKind, Expect, Hasher, Info, Location, Meta, Options, Reader, Result, SizeHint, Stat, Swept, Writer,
     buffer::Pool,
-    layer,
+    file, layer,
     policy::Inspection,
     reader::differs,
     writer::{Janitor, too_large},
@@ -111,6 +111,47 @@ impl Store {
                 }
             }
             writer.finish().await
+        };
+        outcome.await.map_err(|error| self.shared.context(error, "put", Some(id)))
+    }
+
+    /// Uploads a local file as `id`: only its data is read, and holes stay holes. Where the storage is on the same file
+    /// system and that can share blocks, nothing is copied. `progress` is told the length of each piece.
+    pub async fn put_file(
+        &self,
+        id: &BlobId,
+        source: Arc<File>,
+        expect: Expect,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<Blob> {
+        let outcome = async {
+            let examined = Arc::clone(&source);
+            let (size, data) = file::blocking(move || {
+                let sizes =
+                    examined.metadata().and_then(|found| Ok((found.len(), file::data_size(&examined)?)));
+                sizes.map_err(|e| Error::from_io("cannot examine the source", e))
+            })
+            .await?;
+            let expect = Expect { size: expect.size.or(Some(size)), data_size: Some(data), ..expect };
+            let mut writer = self.begin(id, expect).await?;
+            let outcome = async {
+                let source = writer.adopt(&source).await?.unwrap_or(source);
+                let mut chunks = file::read(source, 0..size, self.shared.pool.clone());
+                while let Some(chunk) = chunks.try_next().await? {
+                    let len = chunk.len();
+                    writer.write(chunk).await?;
+                    progress(len);
+                }
+                Ok(())
+            };
+            match outcome.await {
+                Ok(()) => writer.finish().await,
+                Err(error) => {
+                    // The first error is the one to report.
+                    let _ = writer.abort().await;
+                    Err(error)
+                }
+            }
         };
         outcome.await.map_err(|error| self.shared.context(error, "put", Some(id)))
     }
@@ -226,7 +267,7 @@ impl Store {
         let stat = reader.stat();
         let expected = stat.meta.as_ref().map(|meta| meta.digests.clone()).unwrap_or_default();
         let outcome = async {
-            reader.check_size()?;
+            reader.check_length()?;
             let mut algorithms: Vec<Algorithm> = expected.iter().map(|(algorithm, _)| algorithm).collect();
             if algorithms.is_empty() {
                 algorithms.push(Algorithm::Crc64Nvme);

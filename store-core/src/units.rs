@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// A number of bytes: `1048576`, `"1MiB"`, `"20 GB"`; units are powers of 1000 (`kB MB GB TB PB`) or of 1024
 /// (`KiB MiB GiB TiB PiB`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 const UNITS: [(&str, u64); 11] = [

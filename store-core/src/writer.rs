@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, fs::File, sync::Arc};
 
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -116,14 +116,16 @@ pub struct Writer {
     /// Where the next chunk goes.
     offset: u64,
     hole: Option<u64>,
+    /// The storage has the bytes already; they only pass by.
+    adopted: bool,
     /// Set while a write is in flight; stays set if that write fails or is cancelled.
     broken: bool,
-    shared: std::sync::Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 impl Writer {
     pub(crate) fn new(
-        shared: std::sync::Arc<Shared>,
+        shared: Arc<Shared>,
         id: BlobId,
         upload: Box<dyn Upload>,
         mut expect: Expect,
@@ -150,6 +152,7 @@ impl Writer {
             size: 0,
             offset: 0,
             hole,
+            adopted: false,
             broken: false,
             shared,
         }
@@ -161,6 +164,17 @@ impl Writer {
         outcome.map_err(|error| self.shared.context(error, "put", Some(&self.id)))
     }
 
+    /// Lets the storage share the blocks of a local file instead of being sent its bytes; gives the file to read the
+    /// bytes from, which are written all the same, for digests and inspection.
+    pub(crate) async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        let Some(upload) = &mut self.upload else { return Err(finished()) };
+        self.broken = true;
+        let copy = upload.adopt(source).await?;
+        self.broken = false;
+        self.adopted = copy.is_some();
+        Ok(copy)
+    }
+
     /// How many bytes were written so far.
     pub fn written(&self) -> u64 {
         self.size
@@ -169,7 +183,7 @@ impl Writer {
     /// Makes the blob durable and visible; on any error nothing of it is left.
     pub async fn finish(mut self) -> Result<Blob> {
         let outcome = self.complete().await;
-        let (shared, id) = (std::sync::Arc::clone(&self.shared), self.id.clone());
+        let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
         if outcome.is_err() {
             // The first error is the one to report; what could not be removed is left to `sweep`.
             let _ = self.abort().await;
@@ -216,6 +230,9 @@ impl Writer {
     async fn store(&mut self, chunk: Chunk) -> Result<()> {
         let Some(lanes) = &mut self.lanes else { return Err(finished()) };
         lanes.feed(&chunk).await?;
+        if self.adopted {
+            return Ok(());
+        }
         let Some(upload) = &mut self.upload else { return Err(finished()) };
         match chunk {
             Chunk::Zeros(len) => {

@@ -78,6 +78,10 @@ impl Upload for LimitedUpload {
         self.inner.write(chunk).await
     }
 
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        self.inner.adopt(source).await
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         self.inner.commit(meta).await
     }

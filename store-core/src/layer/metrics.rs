@@ -163,6 +163,10 @@ impl Upload for MeasuredUpload {
         outcome
     }
 
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        self.inner.adopt(source).instrument(self.span.clone()).await
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let outcome = self.inner.commit(meta).instrument(self.span.clone()).await;
         self.running.end(&outcome);

@@ -98,6 +98,10 @@ impl Upload for DeadlineUpload {
         within(self.limits.chunk.0, self.inner.write(chunk)).await
     }
 
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        within(self.limits.commit.0, self.inner.adopt(source)).await
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         within(self.limits.commit.0, self.inner.commit(meta)).await
     }

@@ -1,0 +1,319 @@
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ffi::OsString,
+    fmt,
+    fs::File,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use rustix::fs::Dir;
+use store_core::{
+    Backend, BlobId, Capacity, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Result,
+    SizeHint, Stat, Swept, Upload,
+    buffer::Pool,
+    file::{self, blocking},
+};
+
+use crate::{
+    FsConfig, Staging,
+    client::{DataDir, OpenDir, dress, reserve},
+    error::{io, no_space, taken},
+    location,
+    upload::FsUpload,
+};
+
+/// Bytes per write: large enough that direct I/O reaches the disk's speed, small enough that a transfer's window
+/// stays far below 64 MiB.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// Zeros are looked for in steps of this many bytes: no file system has larger blocks by default.
+const HOLE: u64 = 64 << 10;
+
+/// Blobs as files in local directories, or on mounted shares.
+#[derive(Clone)]
+pub struct FsBackend {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    info: Info,
+    config: FsConfig,
+    /// The preferred first.
+    directories: Vec<DataDir>,
+    named_staging: bool,
+    pub(crate) pool: Pool,
+}
+
+impl FsBackend {
+    /// Prepares the data directories. Blocks on the file system.
+    pub fn open(config: &FsConfig) -> Result<Self> {
+        let directories = config.checked_directories()?.into_iter().map(|directory| {
+            DataDir::prepare(&directory.path, directory.priority, config.create, config.require_marker)
+        });
+        let directories: Vec<DataDir> = directories.collect::<Result<_>>()?;
+        let mut unnamed = true;
+        for directory in &directories {
+            unnamed &= config.staging != Staging::Directory && directory.open()?.has_unnamed_files();
+        }
+        if config.staging == Staging::Unnamed && !unnamed {
+            let message = "`staging` = \"unnamed\" needs a file system with O_TMPFILE, and /proc";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_hint("leave it at \"auto\""));
+        }
+        let mut info = Info::new("file");
+        info.also = &["filesystem"];
+        info.chunk = CHUNK;
+        info.hole = Some(HOLE);
+        info.can.write = true;
+        info.can.delete = true;
+        info.can.list = true;
+        info.can.capacity = true;
+        info.can.metadata = true;
+        info.can.atomic_create = true;
+        info.can.staging = !unnamed;
+        let shared = Shared {
+            info,
+            config: config.clone(),
+            directories,
+            named_staging: !unnamed,
+            pool: Pool::new(CHUNK, 16),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Runs `work` on a blocking thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || work(&shared)).await
+    }
+}
+
+impl Shared {
+    /// The open directory, and the name in it, that `at` leads to.
+    fn find(&self, at: &Location) -> Result<(OpenDir, OsString)> {
+        let directories = self.directories.iter().map(|directory| (directory.path.as_path(), directory));
+        let (directory, name) = location::find(at, directories)?;
+        Ok((directory.open()?, name))
+    }
+
+    /// Where `id` is, if it is anywhere. A directory that cannot be opened is an error: the id may be there.
+    fn holder(&self, id: &BlobId) -> Result<Option<&Path>> {
+        for directory in &self.directories {
+            if directory.open()?.holds(id)? {
+                return Ok(Some(&directory.path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first directory by priority and free space that takes `needed` bytes.
+    fn roomiest(&self, needed: u64) -> Result<OpenDir> {
+        let mut candidates = Vec::new();
+        for directory in &self.directories {
+            let open = directory.open()?;
+            let (_, free) = open.space()?;
+            candidates.push((directory.priority, free.saturating_sub(self.config.reserve.0), open));
+        }
+        candidates.sort_by_key(|(priority, free, _)| std::cmp::Reverse((*priority, *free)));
+        let most = candidates.iter().map(|(_, free, _)| *free).max().unwrap_or_default();
+        let fits = candidates.into_iter().find(|(_, free, _)| *free >= needed.max(1));
+        fits.map(|(_, _, open)| open).ok_or_else(|| no_space(&self.directories[0].path, needed, most))
+    }
+
+    fn begin(self: &Arc<Self>, id: &BlobId, size: SizeHint) -> Result<FsUpload> {
+        if self.holder(id)?.is_some() {
+            return Err(taken(id));
+        }
+        let directory = self.roomiest(size.needed().unwrap_or_default())?;
+        // Direct I/O pays from a few writes on.
+        let direct = self.config.direct_io && size.total.is_none_or(|total| total >= 4 * CHUNK as u64);
+        let staged = directory.stage(id, self.named_staging, direct)?;
+        let mut upload = FsUpload::new(Arc::clone(self), id.clone(), directory, staged);
+        dress(upload.file(), self.config.file_mode.0, self.config.group.map(|group| group.0))?;
+        if let (Some(total), true) = (size.total, size.data.is_none_or(|data| Some(data) == size.total))
+            && total > 0
+        {
+            upload.reserved = reserve(upload.file(), total)?;
+        }
+        Ok(upload)
+    }
+
+    /// Whether a commit needs the lock: rival uploads of one id may be in different directories.
+    pub(crate) fn lock_for_commit(&self, id: &BlobId, target: &OpenDir) -> Result<Option<impl Drop + use<>>> {
+        if self.directories.len() < 2 {
+            return Ok(None);
+        }
+        // Every process must take the same one: the first in the configuration's order of names.
+        let first = self.directories.iter().min_by_key(|directory| &directory.path);
+        let lock = first.map(|directory| directory.open()?.lock()).transpose()?;
+        if self.holder(id)?.is_some_and(|holder| holder != target.path) {
+            return Err(taken(id));
+        }
+        Ok(lock)
+    }
+}
+
+impl fmt::Debug for FsBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths = self.shared.directories.iter().map(|directory| &directory.path);
+        f.debug_tuple("FsBackend").field(&paths.collect::<Vec<_>>()).finish()
+    }
+}
+
+#[async_trait]
+impl Backend for FsBackend {
+    fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
+        let id = id.clone();
+        Ok(Box::new(self.run(move |shared| shared.begin(&id, size)).await?))
+    }
+
+    async fn locate(&self, id: &BlobId) -> Result<Location> {
+        let id = id.clone();
+        self.run(move |shared| match shared.holder(&id)? {
+            Some(directory) => location::of(directory, &id),
+            None => Err(Error::new(ErrorKind::NotFound, format!("there is no blob {id}"))),
+        })
+        .await
+    }
+
+    async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {
+        let at = at.clone();
+        self.run(move |shared| {
+            let (directory, name) = shared.find(&at)?;
+            let blob = directory.open_blob(&name)?.ok_or_else(|| Error::not_found(&at))?;
+            let mut stat = Stat::new(blob.size);
+            stat.allocated = Some(blob.allocated);
+            stat.meta = blob.meta;
+            let download: Arc<dyn Download> =
+                Arc::new(FsDownload { file: Arc::new(blob.file), stat, pool: shared.pool.clone() });
+            Ok(download)
+        })
+        .await
+    }
+
+    async fn delete(&self, at: &Location) -> Result<()> {
+        let at = at.clone();
+        self.run(move |shared| {
+            let (directory, name) = shared.find(&at)?;
+            match directory.remove_blob(&name)? {
+                true => Ok(()),
+                false => Err(Error::not_found(&at)),
+            }
+        })
+        .await
+    }
+
+    fn list(&self) -> BoxStream<'_, Result<Entry>> {
+        stream::iter(&self.shared.directories).map(list_directory).flatten().boxed()
+    }
+
+    async fn sweep(&self, age: Duration) -> Result<Swept> {
+        self.run(move |shared| {
+            let mut all = Swept::default();
+            for directory in &shared.directories {
+                let swept = directory.open()?.sweep(age)?;
+                all.uploads += swept.uploads;
+                all.bytes += swept.bytes;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        self.run(|shared| {
+            let mut all = Capacity { total: 0, free: 0 };
+            let mut counted = BTreeSet::new();
+            for directory in &shared.directories {
+                let directory = directory.open()?;
+                if counted.insert(directory.device()?) {
+                    let (total, free) = directory.space()?;
+                    all.total = all.total.saturating_add(total);
+                    all.free = all.free.saturating_add(free.saturating_sub(shared.config.reserve.0));
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+}
+
+/// How many entries one blocking step reads.
+const LISTED_AT_ONCE: usize = 512;
+
+/// Lists one directory, a batch at a time.
+fn list_directory(directory: &DataDir) -> BoxStream<'static, Result<Entry>> {
+    enum State {
+        Closed(DataDir),
+        Open(OpenDir, Dir),
+        Done,
+    }
+    let batches = stream::try_unfold(State::Closed(directory.clone()), |state| async move {
+        blocking(move || {
+            let (directory, mut entries) = match state {
+                State::Closed(directory) => {
+                    let directory = directory.open()?;
+                    let entries = directory.entries()?;
+                    (directory, entries)
+                }
+                State::Open(directory, entries) => (directory, entries),
+                State::Done => return Ok(None),
+            };
+            let mut batch = VecDeque::with_capacity(LISTED_AT_ONCE);
+            while batch.len() < LISTED_AT_ONCE {
+                let Some(entry) = entries.read() else {
+                    return Ok(Some((stream::iter(batch.into_iter().map(Ok)), State::Done)));
+                };
+                let entry = entry.map_err(|errno| io("cannot list the data directory", errno))?;
+                // What has no id for a name was not written by a store.
+                let Some(id) = entry.file_name().to_str().ok().and_then(|name| name.parse::<BlobId>().ok())
+                else {
+                    continue;
+                };
+                if let Some(size) = directory.size_of(entry.file_name())? {
+                    let at = location::of(&directory.path, &id)?;
+                    batch.push_back(Entry::new(id, at, size));
+                }
+            }
+            Ok(Some((stream::iter(batch.into_iter().map(Ok)), State::Open(directory, entries))))
+        })
+        .await
+    });
+    batches.try_flatten().boxed()
+}
+
+#[derive(Debug)]
+struct FsDownload {
+    file: Arc<File>,
+    stat: Stat,
+    pool: Pool,
+}
+
+#[async_trait]
+impl Download for FsDownload {
+    fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
+        Ok(file::read(Arc::clone(&self.file), range, self.pool.clone()))
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        Some(&self.file)
+    }
+}

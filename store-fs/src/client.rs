@@ -1,0 +1,522 @@
+//! The system calls: one open data directory and what can be done in it.
+
+use std::{
+    ffi::{CStr, OsStr},
+    fs::File,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::{
+    fs::{
+        self, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags,
+    },
+    io::Errno,
+};
+use store_core::{BlobId, Meta, Result, Size, Swept};
+
+use crate::error::{io, no_directory, not_mounted};
+
+/// Where the store keeps what is not a blob.
+const PRIVATE: &str = ".imagestore";
+const MARKER: &str = ".imagestore/marker";
+const STAGING: &str = ".imagestore/staging";
+const SIDECARS: &str = ".imagestore/meta";
+const LOCK: &str = ".imagestore/lock";
+
+/// The extended attribute that holds a blob's [`Meta`] as JSON.
+const ATTRIBUTE: &str = "user.imagestore";
+
+/// A data directory by its path; opened anew for each call, so that a share that went away is noticed.
+#[derive(Clone, Debug)]
+pub(crate) struct DataDir {
+    pub(crate) path: PathBuf,
+    pub(crate) priority: i32,
+    /// The marker was there, or was made, when the store was opened: without it the share is gone.
+    marked: bool,
+}
+
+impl DataDir {
+    /// Prepares a data directory for use.
+    pub(crate) fn prepare(path: &Path, priority: i32, create: bool, require_marker: bool) -> Result<Self> {
+        if create && !require_marker {
+            // What cannot be created cannot be opened either, and that says why.
+            let _ = std::fs::create_dir_all(path);
+        }
+        let mut dir = Self { path: path.to_owned(), priority, marked: false };
+        let fd = dir.open()?.fd;
+        dir.marked = match fs::statat(&fd, MARKER, AtFlags::empty()) {
+            Ok(_) => true,
+            Err(_) if require_marker => return Err(not_mounted(path)),
+            Err(_) => make_marker(&fd)?,
+        };
+        Ok(dir)
+    }
+
+    /// Opens the directory, and checks that it is the one that was prepared.
+    pub(crate) fn open(&self) -> Result<OpenDir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd =
+            fs::open(&self.path, flags, Mode::empty()).map_err(|errno| no_directory(&self.path, errno))?;
+        if self.marked {
+            match fs::statat(&fd, MARKER, AtFlags::empty()) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Err(not_mounted(&self.path)),
+                Err(errno) => return Err(io("cannot check the data directory's marker", errno)),
+            }
+        }
+        Ok(OpenDir { fd, path: self.path.clone() })
+    }
+}
+
+/// Creates the marker; false where the directory cannot be written to.
+fn make_marker(dir: &OwnedFd) -> Result<bool> {
+    let made = make_dir(dir, PRIVATE).and_then(|()| {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        fs::openat(dir, MARKER, flags, Mode::from_raw_mode(0o644)).and_then(fs::fsync)
+    });
+    match made.and_then(|()| fs::fsync(dir)) {
+        Ok(()) => Ok(true),
+        Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(false),
+        Err(errno) => Err(io("cannot create the data directory's marker", errno)),
+    }
+}
+
+fn make_dir(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    match fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// An open data directory. Names are single components, and links are not followed, so nothing outside is reached.
+#[derive(Debug)]
+pub(crate) struct OpenDir {
+    fd: OwnedFd,
+    pub(crate) path: PathBuf,
+}
+
+/// A committed blob's file, opened.
+#[derive(Debug)]
+pub(crate) struct OpenBlob {
+    pub(crate) file: File,
+    pub(crate) size: u64,
+    pub(crate) allocated: u64,
+    pub(crate) meta: Option<Meta>,
+}
+
+impl OpenDir {
+    /// Total and free space in bytes; both endless where the file system has no limit of its own, such as ramfs.
+    pub(crate) fn space(&self) -> Result<(u64, u64)> {
+        let space = fs::fstatvfs(&self.fd).map_err(|errno| io("cannot measure the file system", errno))?;
+        if space.f_blocks == 0 {
+            return Ok((u64::MAX, u64::MAX));
+        }
+        Ok((space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize)))
+    }
+
+    /// Which file system it is on.
+    pub(crate) fn device(&self) -> Result<u64> {
+        Ok(fs::fstat(&self.fd).map_err(|errno| io("cannot examine the data directory", errno))?.st_dev)
+    }
+
+    pub(crate) fn holds(&self, id: &BlobId) -> Result<bool> {
+        match fs::statat(&self.fd, id.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(io("cannot look for the blob", errno)),
+        }
+    }
+
+    /// Opens a blob; `None` where there is none.
+    pub(crate) fn open_blob(&self, name: &OsStr) -> Result<Option<OpenBlob>> {
+        // Not blocking, because the name may turn out to be a named pipe.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(io("cannot open the blob", errno)),
+        };
+        let stat = fs::fstat(&fd).map_err(|errno| io("cannot examine the blob", errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io("cannot open the blob, which is no regular file", Errno::INVAL));
+        }
+        let meta = self.read_meta(&fd, name, stat.st_ino)?;
+        let size = stat.st_size.try_into().unwrap_or_default();
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512);
+        Ok(Some(OpenBlob { file: File::from(fd), size, allocated, meta }))
+    }
+
+    /// Removes a blob durably; false where there is none.
+    pub(crate) fn remove_blob(&self, name: &OsStr) -> Result<bool> {
+        let stat = match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(io("cannot examine the blob", errno)),
+        };
+        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(io("cannot delete the blob", errno)),
+        }
+        self.remove_sidecar(name, stat.st_ino);
+        self.sync("cannot make the deletion durable")?;
+        Ok(true)
+    }
+
+    pub(crate) fn sync(&self, what: &'static str) -> Result<()> {
+        fs::fsync(&self.fd).map_err(|errno| io(what, errno))
+    }
+
+    /// Serialises the commits of a store with several data directories, over all its processes; the lock goes with
+    /// the returned file, or with the process.
+    pub(crate) fn lock(&self) -> Result<OwnedFd> {
+        let lock = || {
+            make_dir(&self.fd, PRIVATE)?;
+            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let fd = fs::openat(&self.fd, LOCK, flags, Mode::from_raw_mode(0o644))?;
+            fs::flock(&fd, FlockOperation::LockExclusive)?;
+            Ok(fd)
+        };
+        lock().map_err(|errno| io("cannot lock the data directory", errno))
+    }
+
+    /// Lists directory entries, blobs and others.
+    pub(crate) fn entries(&self) -> Result<Dir> {
+        Dir::read_from(&self.fd).map_err(|errno| io("cannot list the data directory", errno))
+    }
+
+    /// The size of the blob named `name`, where that is a regular file.
+    pub(crate) fn size_of(&self, name: &CStr) -> Result<Option<u64>> {
+        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                Ok(stat.st_size.try_into().ok())
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(None), // Deleted since it was listed.
+            Err(errno) => Err(io("cannot examine a blob", errno)),
+        }
+    }
+
+    /// Removes staged files, and sidecars without their blob, that were last written to over `age` ago.
+    pub(crate) fn sweep(&self, age: Duration) -> Result<Swept> {
+        let mut swept = Swept::default();
+        self.each_old(STAGING, age, |name, size| {
+            match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) => {
+                    swept.uploads += 1;
+                    swept.bytes += size;
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(io("cannot remove a staged file", errno)),
+            }
+            Ok(())
+        })?;
+        self.each_old(SIDECARS, age, |sidecar, _| {
+            let name = sidecar.rsplit('/').next().unwrap_or_default();
+            let Some((blob, inode)) = name.rsplit_once('.') else { return Ok(()) };
+            let stat = fs::statat(&self.fd, blob, AtFlags::SYMLINK_NOFOLLOW);
+            if !stat.is_ok_and(|stat| stat.st_ino.to_string() == inode) {
+                // At worst it stays until the next sweep.
+                let _ = fs::unlinkat(&self.fd, sidecar, AtFlags::empty());
+            }
+            Ok(())
+        })?;
+        Ok(swept)
+    }
+
+    fn each_old(&self, dir: &str, age: Duration, mut act: impl FnMut(&str, u64) -> Result<()>) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = match fs::openat(&self.fd, dir, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(io("cannot open the staging directory", errno)),
+        };
+        let now = SystemTime::now();
+        for entry in Dir::new(fd).map_err(|errno| io("cannot list the staging directory", errno))? {
+            let entry = entry.map_err(|errno| io("cannot list the staging directory", errno))?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let path = format!("{dir}/{name}");
+            let Ok(stat) = fs::statat(&self.fd, &*path, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                continue;
+            }
+            let written =
+                SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().unwrap_or_default());
+            // A clock that went backwards makes a file look as if it was from the future: then it is not old.
+            if now.duration_since(written).is_ok_and(|since| since >= age) {
+                act(&path, u64::try_from(stat.st_blocks).unwrap_or_default() * 512)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_meta(&self, fd: &OwnedFd, name: &OsStr, inode: u64) -> Result<Option<Meta>> {
+        let mut json = Vec::with_capacity(4096);
+        let read = fs::fgetxattr(fd, ATTRIBUTE, rustix::buffer::spare_capacity(&mut json));
+        match read {
+            Ok(_) => {}
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => match self.read_sidecar(name, inode) {
+                Ok(Some(sidecar)) => json = sidecar,
+                Ok(None) => return Ok(None),
+                Err(errno) => return Err(io("cannot read the blob's metadata", errno)),
+            },
+            Err(errno) => return Err(io("cannot read the blob's metadata", errno)),
+        }
+        Ok(Meta::from_json(&json)
+            .inspect_err(|error| tracing::warn!(blob = %name.display(), %error, "metadata is left out"))
+            .ok())
+    }
+
+    fn read_sidecar(&self, name: &OsStr, inode: u64) -> rustix::io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = match fs::openat(&self.fd, sidecar(name, inode), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let mut json = Vec::with_capacity(16 << 10);
+        while rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut json))? > 0 && json.len() < 16 << 10 {
+        }
+        Ok(Some(json))
+    }
+
+    fn remove_sidecar(&self, name: &OsStr, inode: u64) {
+        // Most blobs have none. One that stays names an inode that is gone, and `sweep` removes it.
+        let _ = fs::unlinkat(&self.fd, sidecar(name, inode), AtFlags::empty());
+    }
+}
+
+/// Where the metadata of a blob is kept on a file system without extended attributes: by name and inode, so that it
+/// can be written before the commit and yet belongs to no rival's blob.
+fn sidecar(name: &OsStr, inode: u64) -> PathBuf {
+    let mut path = Path::new(SIDECARS).join(name).into_os_string();
+    path.push(format!(".{inode}"));
+    path.into()
+}
+
+/// A file on its way to become a blob.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) file: Arc<File>,
+    /// Whether the file was opened with `O_DIRECT`.
+    pub(crate) direct: bool,
+    /// Its path in the data directory, unless it has no name.
+    name: Option<String>,
+}
+
+impl OpenDir {
+    /// Creates a file for an upload of `id`, without a name or in the staging directory.
+    pub(crate) fn stage(&self, id: &BlobId, named: bool, direct: bool) -> Result<Staged> {
+        let stage = || {
+            let base = OFlags::RDWR | OFlags::CLOEXEC;
+            let (path, flags, name) = match named {
+                false => (".".to_owned(), base | OFlags::TMPFILE, None),
+                true => {
+                    make_dir(&self.fd, PRIVATE)?;
+                    make_dir(&self.fd, STAGING)?;
+                    let path = format!("{STAGING}/{id}.{}", random_suffix());
+                    (path.clone(), base | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, Some(path))
+                }
+            };
+            let mode = Mode::from_raw_mode(0o600);
+            let with_direct = direct.then(|| fs::openat(&self.fd, &*path, flags | OFlags::DIRECT, mode));
+            match with_direct {
+                Some(Ok(fd)) => Ok(Staged { file: Arc::new(fd.into()), direct: true, name }),
+                // The file system has no O_DIRECT; some create the file before they say so.
+                Some(Err(Errno::INVAL)) | None => {
+                    let flags = flags - OFlags::EXCL;
+                    {
+                        let fd = fs::openat(&self.fd, &*path, flags, mode)?;
+                        Ok(Staged { file: Arc::new(fd.into()), direct: false, name })
+                    }
+                }
+                Some(Err(errno)) => Err(errno),
+            }
+        };
+        stage().map_err(|errno| io("cannot create a file for the upload", errno))
+    }
+
+    /// Whether files without a name can be made, and can be given one.
+    pub(crate) fn has_unnamed_files(&self) -> bool {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        let made = fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600));
+        made.is_ok() && Path::new("/proc/self/fd").exists()
+    }
+
+    /// Makes the blob and its metadata durable, gives it its name without replacing another, and makes that durable
+    /// too: the three steps belong together, in this order.
+    ///
+    /// On an error the name is not there, or is a rival's.
+    pub(crate) fn publish(
+        &self,
+        id: &BlobId,
+        staged: &Staged,
+        size: u64,
+        meta: &Meta,
+    ) -> Result<(), Publish> {
+        let step = |what| move |errno| Publish::Failed(io(what, errno));
+        let file = &*staged.file;
+        // Sets the length where the end is a hole, and gives back what was reserved beyond it.
+        fs::ftruncate(file, size).map_err(step("cannot set the blob's length"))?;
+        self.write_meta(id, file, meta).map_err(step("cannot write the blob's metadata"))?;
+        // fdatasync(2) would do for the bytes, but need not make the attribute durable.
+        fs::fsync(file).map_err(step("cannot make the blob durable"))?;
+        self.link(id, staged).map_err(|errno| match errno {
+            Errno::EXIST => Publish::Taken,
+            errno => Publish::Failed(io("cannot give the blob its name", errno)),
+        })?;
+        if let Err(error) = self.sync("cannot make the blob's name durable") {
+            self.unpublish(id, staged);
+            return Err(Publish::Failed(error));
+        }
+        Ok(())
+    }
+
+    /// Takes the name away from the blob that was published from `staged`, and from no other.
+    pub(crate) fn unpublish(&self, id: &BlobId, staged: &Staged) {
+        if self.is_named(id, &staged.file) {
+            let _ = fs::unlinkat(&self.fd, id.as_str(), AtFlags::empty());
+            let _ = fs::fsync(&self.fd);
+        }
+        self.discard(id, staged);
+    }
+
+    /// Removes what is left of `staged` beside the blob.
+    pub(crate) fn discard(&self, id: &BlobId, staged: &Staged) {
+        if let Some(name) = &staged.name {
+            let _ = fs::unlinkat(&self.fd, &**name, AtFlags::empty());
+        }
+        if let Ok(stat) = fs::fstat(&*staged.file)
+            && !self.is_named(id, &staged.file)
+        {
+            self.remove_sidecar(OsStr::new(id.as_str()), stat.st_ino);
+        }
+    }
+
+    /// Removes the staging name of a blob that has its own.
+    pub(crate) fn unstage(&self, staged: &Staged) {
+        if let Some(name) = &staged.name {
+            // At worst it stays until the next sweep, which leaves the blob alone: it is a second name of it.
+            let _ = fs::unlinkat(&self.fd, &**name, AtFlags::empty());
+        }
+    }
+
+    fn link(&self, id: &BlobId, staged: &Staged) -> rustix::io::Result<()> {
+        let Some(name) = &staged.name else {
+            // open(2), "O_TMPFILE": the way that needs no privilege.
+            let path = format!("/proc/self/fd/{}", staged.file.as_raw_fd());
+            return fs::linkat(fs::CWD, path, &self.fd, id.as_str(), AtFlags::SYMLINK_FOLLOW);
+        };
+        match fs::linkat(&self.fd, &**name, &self.fd, id.as_str(), AtFlags::empty()) {
+            // NFS sends a request again when the reply was lost: then the name is taken by this very file.
+            Err(Errno::EXIST) if self.is_named(id, &staged.file) => Ok(()),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                fs::renameat_with(&self.fd, &**name, &self.fd, id.as_str(), RenameFlags::NOREPLACE)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn is_named(&self, id: &BlobId, file: &File) -> bool {
+        let named = fs::statat(&self.fd, id.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        let ours = fs::fstat(file);
+        named
+            .ok()
+            .zip(ours.ok())
+            .is_some_and(|(named, ours)| (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+
+    fn write_meta(&self, id: &BlobId, file: &File, meta: &Meta) -> rustix::io::Result<()> {
+        let json = meta.to_json();
+        match fs::fsetxattr(file, ATTRIBUTE, json.as_bytes(), XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) => {}
+            outcome => return outcome,
+        }
+        make_dir(&self.fd, PRIVATE)?;
+        make_dir(&self.fd, SIDECARS)?;
+        let path = sidecar(OsStr::new(id.as_str()), fs::fstat(file)?.st_ino);
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let sidecar = fs::openat(&self.fd, path, flags, Mode::from_raw_mode(0o644))?;
+        let mut left = json.as_bytes();
+        while !left.is_empty() {
+            left = &left[rustix::io::write(&sidecar, left)?..];
+        }
+        fs::fsync(&sidecar)?;
+        let dir = fs::openat(
+            &self.fd,
+            SIDECARS,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        fs::fsync(dir)
+    }
+}
+
+/// Why a blob did not get its name.
+#[derive(Debug)]
+pub(crate) enum Publish {
+    Taken,
+    Failed(store_core::Error),
+}
+
+/// Allocates `size` bytes now, so that a full disk is noticed now; false where the file system cannot.
+pub(crate) fn reserve(file: &File, size: u64) -> Result<bool> {
+    // The length is set too, because ext4 makes no holes beyond it.
+    match fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(false),
+        Err(errno) => Err(io("cannot reserve space", errno)
+            .with_hint(format!("{} are needed: delete blobs, or add a directory", Size(size)))),
+    }
+}
+
+/// Gives back what was reserved for a run of zeros.
+pub(crate) fn punch(file: &File, offset: u64, len: u64) -> Result<()> {
+    match fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+        // What stays allocated still reads as zeros.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(io("cannot make a hole", errno)),
+    }
+}
+
+/// Shares the blocks of `source` with `target` (ioctl_ficlone(2)); false where that is not possible.
+pub(crate) fn share_blocks(target: &File, source: &File) -> bool {
+    // Other file systems, other devices, odd files: whatever is in the way, the bytes can still be written.
+    fs::ioctl_ficlone(target, source).is_ok()
+}
+
+/// Sets group and permissions, whatever the umask.
+pub(crate) fn dress(file: &File, mode: u32, group: Option<u32>) -> Result<()> {
+    if let Some(group) = group {
+        fs::fchown(file, None, Some(fs::Gid::from_raw(group))).map_err(|errno| {
+            io("cannot set the blob's group", errno).with_hint("the process must be in that group")
+        })?;
+    }
+    fs::fchmod(file, Mode::from_raw_mode(mode))
+        .map_err(|errno| io("cannot set the blob's permissions", errno))
+}
+
+/// Ends direct I/O on an open file.
+pub(crate) fn make_buffered(file: &File) -> Result<()> {
+    let change = || fs::fcntl_setfl(file, fs::fcntl_getfl(file)? - OFlags::DIRECT);
+    change().map_err(|errno| io("cannot end direct I/O", errno))
+}
+
+/// Starts the write-back of a range and lets the page cache forget what is written of it (posix_fadvise(2)).
+pub(crate) fn forget(file: &File, offset: u64, len: u64) {
+    let _ = fs::fadvise(file.as_fd(), offset, std::num::NonZero::new(len), fs::Advice::DontNeed);
+}
+
+/// Makes the bytes so far durable, so that they do not fill the page cache.
+pub(crate) fn sync_data(file: &File) -> Result<()> {
+    fs::fdatasync(file).map_err(|errno| io("cannot write the blob", errno))
+}
+
+fn random_suffix() -> String {
+    let mut bytes = [0; 8];
+    // Without randomness the names of two uploads of one id clash, which O_EXCL finds.
+    let _ = getrandom::fill(&mut bytes);
+    hex::encode(bytes)
+}

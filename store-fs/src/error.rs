@@ -1,0 +1,43 @@
+use std::path::Path;
+
+use rustix::io::Errno;
+use store_core::{BlobId, Error, ErrorKind};
+
+/// What a system call on a blob or data directory says.
+pub(crate) fn io(what: &'static str, errno: Errno) -> Error {
+    match errno {
+        Errno::LOOP | Errno::MLINK => Error::new(
+            ErrorKind::Denied,
+            format!("{what}: it is a symbolic link, which the store does not follow"),
+        ),
+        Errno::BUSY | Errno::TXTBSY => Error::new(ErrorKind::InUse, format!("{what}: {errno}")),
+        _ => Error::from_io(what, errno.into()),
+    }
+}
+
+pub(crate) fn taken(id: &BlobId) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
+}
+
+pub(crate) fn no_space(path: &Path, needed: u64, free: u64) -> Error {
+    let (needed, free) = (store_core::Size(needed), store_core::Size(free));
+    Error::new(ErrorKind::NoSpace, format!("{needed} do not fit: {} has {free} left", path.display()))
+        .with_hint("delete blobs, or add a directory to the store")
+}
+
+pub(crate) fn not_mounted(path: &Path) -> Error {
+    let path = path.display();
+    Error::new(ErrorKind::Unavailable, format!("{path} has no marker: the share on it is not mounted"))
+        .with_hint(format!(
+            "mount it; for a new share: mkdir -p {path}/.imagestore && touch {path}/.imagestore/marker"
+        ))
+}
+
+pub(crate) fn no_directory(path: &Path, errno: Errno) -> Error {
+    let path = path.display();
+    let error = io("cannot open the data directory", errno);
+    let kind = if error.kind() == ErrorKind::NotFound { ErrorKind::Unavailable } else { error.kind() };
+    Error::new(kind, format!("cannot open the data directory {path}: {errno}"))
+        .with_hint("mount or create it, or set `create = true`")
+        .with_source(std::io::Error::from(errno))
+}

@@ -1,0 +1,226 @@
+use std::{collections::VecDeque, fs::File, os::unix::fs::FileExt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use store_core::{BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file::blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use crate::{
+    backend::Shared,
+    client::{OpenDir, Publish, Staged, forget, make_buffered, punch, share_blocks, sync_data},
+    error::taken,
+    location,
+};
+
+/// Commit point: `linkat(2)`, or a rename that replaces nothing, of a file that is durable already; then the directory
+/// is made durable.
+pub(crate) struct FsUpload {
+    parts: Arc<Parts>,
+    direct: bool,
+    /// Whether the whole length was allocated at the start.
+    pub(crate) reserved: bool,
+    offset: u64,
+    /// Writes under way, oldest first. They stay here while they are awaited, so that none is lost with a future.
+    writing: VecDeque<JoinHandle<Result<()>>>,
+    committing: Option<JoinHandle<Result<(), Publish>>>,
+    /// Buffered bytes since the last time that they were made durable.
+    unsynced: u64,
+    over: bool,
+}
+
+/// What the blocking steps of an upload share.
+struct Parts {
+    store: Arc<Shared>,
+    id: BlobId,
+    directory: OpenDir,
+    staged: Staged,
+}
+
+/// Writes in flight: what it takes to keep a disk busy while digests take turns on few cores.
+const IN_FLIGHT: usize = 4;
+
+/// Without direct I/O, how much may lie in the page cache before it is written out.
+const WRITE_BEHIND: u64 = 64 << 20;
+
+impl FsUpload {
+    pub(crate) fn new(store: Arc<Shared>, id: BlobId, directory: OpenDir, staged: Staged) -> Self {
+        let direct = staged.direct;
+        Self {
+            parts: Arc::new(Parts { store, id, directory, staged }),
+            direct,
+            reserved: false,
+            offset: 0,
+            writing: VecDeque::new(),
+            committing: None,
+            unsynced: 0,
+            over: false,
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.parts.staged.file
+    }
+
+    async fn write_data(&mut self, bytes: Bytes) -> Result<()> {
+        let at = self.offset;
+        let aligned = |value: u64| value.is_multiple_of(buffer::ALIGNMENT as u64);
+        if self.direct && !(aligned(at) && aligned(bytes.len() as u64)) {
+            // The odd end of an image. Direct and buffered writes do not overlap, but must not pass each other.
+            self.drain(0).await?;
+            let parts = Arc::clone(&self.parts);
+            blocking(move || make_buffered(&parts.staged.file)).await?;
+            self.direct = false;
+        }
+        self.drain(IN_FLIGHT - 1).await?;
+        if !self.direct {
+            if self.unsynced > WRITE_BEHIND {
+                self.drain(0).await?;
+                let (parts, len) = (Arc::clone(&self.parts), self.unsynced);
+                self.unsynced = 0;
+                self.writing.push_back(spawn_blocking(move || {
+                    sync_data(&parts.staged.file)?;
+                    forget(&parts.staged.file, at.saturating_sub(len), len);
+                    Ok(())
+                }));
+            }
+            self.unsynced += bytes.len() as u64;
+        }
+        self.offset += bytes.len() as u64;
+        let (parts, direct) = (Arc::clone(&self.parts), self.direct);
+        self.writing.push_back(spawn_blocking(move || write_at(&parts, bytes, at, direct)));
+        Ok(())
+    }
+
+    async fn write_zeros(&mut self, len: u64) -> Result<()> {
+        let at = self.offset;
+        self.offset += len;
+        if self.reserved {
+            self.drain(IN_FLIGHT - 1).await?;
+            let parts = Arc::clone(&self.parts);
+            self.writing.push_back(spawn_blocking(move || punch(&parts.staged.file, at, len)));
+        }
+        Ok(())
+    }
+
+    /// Waits until at most `left` writes are under way.
+    async fn drain(&mut self, left: usize) -> Result<()> {
+        while self.writing.len() > left {
+            let Some(oldest) = self.writing.front_mut() else { break };
+            let outcome = oldest.await;
+            self.writing.pop_front();
+            outcome.map_err(stopped)??;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Upload for FsUpload {
+    async fn write(&mut self, chunk: Chunk) -> Result<()> {
+        match chunk {
+            Chunk::Data(bytes) => self.write_data(bytes).await,
+            Chunk::Zeros(len) => self.write_zeros(len).await,
+        }
+    }
+
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        let (parts, source, direct) = (Arc::clone(&self.parts), Arc::clone(source), self.direct);
+        let shared = blocking(move || {
+            let file = &parts.staged.file;
+            if !share_blocks(file, &source) {
+                return Ok(None);
+            }
+            if direct {
+                make_buffered(file)?;
+            }
+            let found = file.metadata().map_err(|e| Error::from_io("cannot examine the upload", e))?;
+            Ok(Some(found.len()))
+        })
+        .await?;
+        let Some(len) = shared else { return Ok(None) };
+        self.offset = len;
+        self.direct = false;
+        Ok(Some(Arc::clone(&self.parts.staged.file)))
+    }
+
+    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
+        self.drain(0).await?;
+        let (parts, size, meta) = (Arc::clone(&self.parts), self.offset, meta.clone());
+        let committing = self.committing.insert(spawn_blocking(move || parts.publish(size, &meta)));
+        let outcome = committing.await;
+        self.committing = None;
+        match outcome.map_err(stopped)? {
+            Ok(()) => {
+                // No await from here on: a future dropped now would lose a blob that is there.
+                self.over = true;
+                location::of(&self.parts.directory.path, &self.parts.id)
+            }
+            Err(Publish::Taken) => Err(taken(&self.parts.id)),
+            Err(Publish::Failed(error)) => Err(error),
+        }
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        while let Some(oldest) = self.writing.front_mut() {
+            let _ = oldest.await; // Whatever it wrote goes away now.
+            self.writing.pop_front();
+        }
+        // A commit whose future was dropped has gone on: what it published is taken back.
+        let published = match &mut self.committing {
+            Some(committing) => matches!(committing.await, Ok(Ok(()))),
+            None => false,
+        };
+        self.committing = None;
+        let parts = Arc::clone(&self.parts);
+        blocking(move || {
+            match published {
+                true => parts.directory.unpublish(&parts.id, &parts.staged),
+                false => parts.directory.discard(&parts.id, &parts.staged),
+            }
+            Ok(())
+        })
+        .await?;
+        self.over = true;
+        Ok(())
+    }
+}
+
+impl Drop for FsUpload {
+    /// For a runtime that ends before its janitor ran: the staged name goes, and writes under way go nowhere.
+    fn drop(&mut self) {
+        if !self.over {
+            self.parts.directory.discard(&self.parts.id, &self.parts.staged);
+        }
+    }
+}
+
+impl Parts {
+    fn publish(&self, size: u64, meta: &Meta) -> Result<(), Publish> {
+        let lock =
+            self.store.lock_for_commit(&self.id, &self.directory).map_err(|error| match error.kind() {
+                ErrorKind::AlreadyExists => Publish::Taken,
+                _ => Publish::Failed(error),
+            })?;
+        self.directory.publish(&self.id, &self.staged, size, meta)?;
+        drop(lock);
+        self.directory.unstage(&self.staged);
+        Ok(())
+    }
+}
+
+/// Writes at an offset; direct I/O takes aligned memory only, so other memory is copied first.
+fn write_at(parts: &Parts, bytes: Bytes, at: u64, direct: bool) -> Result<()> {
+    let file = &parts.staged.file;
+    let misaligned = bytes.as_ptr().align_offset(buffer::ALIGNMENT) != 0;
+    let mut bytes = bytes;
+    if direct && misaligned {
+        let mut copy = parts.store.pool.take();
+        copy.fill(&bytes);
+        bytes = copy.freeze();
+    }
+    file.write_all_at(&bytes, at).map_err(|e| Error::from_io("cannot write the blob", e))
+}
+
+fn stopped(error: JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a file operation was stopped").with_source(error)
+}

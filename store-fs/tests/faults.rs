@@ -1,0 +1,679 @@
+//! Faults, for real: killed writers, full, read-only and missing file systems, failing system calls.
+//!
+//! The test starts itself again as the process that is killed or traced. Mounting needs root, tracing needs `strace`:
+//! where they are missing the test fails, and says so.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{TryStreamExt, stream};
+use libtest_mimic::{Arguments, Failed, Trial};
+use store_core::{BlobId, Error, ErrorKind, Expect, Options, Settings, Store};
+use store_fs::{FsBackend, FsConfig, Staging};
+
+const CHILD: &str = "STORE_FS_TEST_CHILD";
+
+fn main() {
+    if let Ok(task) = std::env::var(CHILD) {
+        return child(&task);
+    }
+    type Test = (&'static str, fn() -> Outcome);
+    let tests: [Test; 26] = [
+        ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
+        ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
+        ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
+            durable_order("unnamed")
+        }),
+        ("bytes_are_durable_before_the_name_and_the_name_before_success_named", || {
+            durable_order("directory")
+        }),
+        ("a_failing_fsync_of_the_blob_keeps_nothing", || failing_call("fsync", "EIO", 1, "internal")),
+        ("a_failing_fsync_of_the_directory_keeps_nothing", || failing_call("fsync", "EIO", 2, "internal")),
+        ("a_failing_link_keeps_nothing", || failing_call("linkat", "EIO", 1, "internal")),
+        ("a_quota_is_no_space", || failing_call("pwrite64", "EDQUOT", 2, "no_space")),
+        ("a_file_too_large_is_no_space", || failing_call("pwrite64", "EFBIG", 2, "no_space")),
+        ("a_write_error_of_the_disk_is_internal", || failing_call("pwrite64", "EIO", 3, "internal")),
+        ("a_refused_write_is_denied", || failing_call("pwrite64", "EACCES", 1, "denied")),
+        ("a_read_error_of_the_disk_is_corrupt", read_error),
+        ("a_full_disk_is_noticed_before_the_first_byte", full_disk_known_size),
+        ("a_disk_that_fills_up_keeps_nothing", full_disk_unknown_size),
+        ("a_read_only_file_system_reads_and_refuses_writes", read_only_file_system),
+        ("an_unmounted_share_is_an_error", unmounted_share),
+        ("a_share_that_goes_away_is_an_error", share_goes_away),
+        ("without_attributes_metadata_lies_beside_the_blob", no_attributes),
+        ("without_unnamed_files_and_attributes_all_works", bindfs),
+        ("links_pipes_and_directories_are_no_blobs", strange_files),
+        ("two_directories_keep_an_id_once", two_directories),
+        ("blobs_get_the_configured_mode_and_group", mode_and_group),
+        ("space_is_reserved_and_given_back", reservation),
+        ("zeros_take_no_space", holes),
+        ("the_page_cache_is_not_filled", page_cache),
+        ("blocks_are_shared_with_local_files_where_that_works", shared_blocks),
+    ];
+    let trials = tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
+
+type Outcome = Result<(), String>;
+
+/// What the started process does: puts blobs of a size until it is told to stop, and prints each that is committed.
+fn child(task: &str) {
+    let words: Vec<&str> = task.split(' ').collect();
+    let [verb, directory, staging, size] = words[..] else { panic!("child task {task:?}") };
+    let size: usize = size.parse().unwrap();
+    let outcome = runtime().block_on(async {
+        let text = format!("[stores.a]\ntype = 'fs'\npath = '{directory}'\nstaging = '{staging}'");
+        let config: FsConfig = Settings::parse(&text)?.section("a")?.backend()?;
+        let store = Store::new("a", Arc::new(FsBackend::open(&config)?), Options::default());
+        match verb {
+            "get" => {
+                let at = store.locate(&"blob".parse()?).await?;
+                store.get(&at, ..).await.map(drop)
+            }
+            "put" => store.put(&"blob".parse()?, source(size), Expect::new()).await.map(drop),
+            _ => loop {
+                println!("begin");
+                let blob = store.put(&BlobId::random(), source(size), Expect::new()).await?;
+                println!("{}", blob.location);
+            },
+        }
+    });
+    println!("{}", outcome.map_or_else(|error: Error| error.kind().as_str(), |()| "ok"));
+}
+
+fn source(size: usize) -> impl futures::Stream<Item = store_core::Result<Bytes>> + Send {
+    let pieces = (0..size).step_by(100_000).map(move |at| {
+        let piece: Vec<u8> = (at..size.min(at + 100_000)).map(|i| (i / 3 % 251) as u8 + 1).collect();
+        Ok(Bytes::from(piece))
+    });
+    stream::iter(pieces)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+fn command(program: &Path, task: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).env(CHILD, task).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn this() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+fn store(config: FsConfig) -> Result<Store, String> {
+    let backend = FsBackend::open(&config).map_err(|e| format!("open: {e}"))?;
+    Ok(Store::new("a", Arc::new(backend), Options::default()))
+}
+
+fn named(directory: &Path, staging: Staging) -> FsConfig {
+    let mut config = FsConfig::new(directory);
+    config.staging = staging;
+    config
+}
+
+fn check(truth: bool, what: impl Into<String>) -> Outcome {
+    if truth { Ok(()) } else { Err(what.into()) }
+}
+
+fn kind_is<T: std::fmt::Debug>(outcome: Result<T, Error>, kind: ErrorKind, what: &str) -> Outcome {
+    match outcome {
+        Err(error) if error.kind() == kind => Ok(()),
+        other => Err(format!("{what}: expected {kind}, got {other:?}")),
+    }
+}
+
+fn text<T>(outcome: Result<T, Error>) -> Result<T, String> {
+    outcome.map_err(|error| format!("{error}"))
+}
+
+/// Every file below `directory` but the marker.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => open.push(entry.path()),
+                false => found.push(entry.path()),
+            }
+        }
+    }
+    found.retain(|path| !path.ends_with(".imagestore/marker") && !path.ends_with(".imagestore/lock"));
+    found
+}
+
+fn kill_9(staging: Staging) -> Outcome {
+    let word = if staging == Staging::Directory { "directory" } else { "unnamed" };
+    let dir = tempfile::tempdir().unwrap();
+    let mut left_behind = 0;
+    let mut committed_in_all = 0;
+    for round in 0..200 {
+        let task = format!("loop {} {word} 1234567", dir.path().display());
+        let mut process = command(&this(), &task, &[]).spawn().unwrap();
+        let mut printed = BufReader::new(process.stdout.take().unwrap()).lines();
+        let begun = printed.next().is_some_and(|line| line.is_ok_and(|line| line == "begin"));
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).unwrap();
+        std::thread::sleep(Duration::from_micros(2 * u64::from(u16::from_le_bytes(random))));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        check(begun, "the writer did not start")?;
+        let reported =
+            printed.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("file://"))).count();
+
+        runtime().block_on(async {
+            let store = store(named(dir.path(), staging))?;
+            let entries: Vec<_> = text(store.list().try_collect().await)?;
+            let lost =
+                format!("round {round}: {reported} commits were reported, {} are there", entries.len());
+            check(entries.len() >= reported, lost)?;
+            committed_in_all += entries.len();
+            for entry in entries {
+                let verified = text(store.verify(&entry.location, |_| {}).await)?;
+                check(
+                    verified.size == 1_234_567 && verified.compared,
+                    "a blob is not whole, or lost its digests",
+                )?;
+                text(store.delete(&entry.location).await)?;
+            }
+            left_behind += text(store.sweep(Duration::ZERO).await)?.uploads;
+            check(files(dir.path()).is_empty(), format!("round {round}: left are {:?}", files(dir.path())))
+        })?;
+    }
+    println!("{word}: {committed_in_all} blobs committed, {left_behind} staged files swept");
+    // Without a single commit or interrupted upload the rounds would have proved nothing.
+    check(committed_in_all > 50, "hardly any upload was committed")?;
+    check(
+        (left_behind > 0) == (staging == Staging::Directory),
+        format!("{left_behind} staged files were swept"),
+    )
+}
+
+fn strace(task: &str, arguments: &[&str]) -> Result<Output, String> {
+    let mut all = vec!["-f", "-qq"];
+    all.extend(arguments);
+    let this = this();
+    all.push(this.to_str().unwrap());
+    let output = command(Path::new("strace"), task, &all).output();
+    output.map_err(|e| format!("strace is needed (package strace): {e}"))
+}
+
+/// The calls of a put in the order in which the kernel saw them end.
+fn durable_order(staging: &str) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let data = dir.path().join("data");
+    let calls = "trace=pwrite64,fsync,fdatasync,linkat,fsetxattr,ftruncate";
+    let task = format!("put {} {staging} 9000000", data.display());
+    let output = strace(&task, &["-y", "-e", calls, "-o", trace.to_str().unwrap()])?;
+    check(String::from_utf8_lossy(&output.stdout).contains("ok"), format!("{output:?}"))?;
+
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    // An unfinished call is listed again when it ends; only then does its place count.
+    let lines: Vec<&str> = trace.lines().filter(|line| !line.contains("<unfinished")).collect();
+    let place = |what: &str, from: usize| {
+        lines.iter().skip(from).position(|line| line.contains(what)).map(|at| at + from)
+    };
+    let link = place("linkat", 0).ok_or("no linkat")?;
+    let last_write = lines.iter().rposition(|line| line.contains("pwrite64")).ok_or("no pwrite64")?;
+    let sync_file = place("fsync", last_write).ok_or("no fsync after the last write")?;
+    let sync_directory = place("fsync", link).ok_or("no fsync of the directory after the link")?;
+    let attribute = place("fsetxattr", 0).ok_or("no fsetxattr")?;
+    let order = [last_write, attribute, sync_file, link, sync_directory];
+    check(order.is_sorted(), format!("write, attribute, fsync, link, fsync are at {order:?} of\n{trace}"))?;
+    let ends_well = |at: usize| lines[at].ends_with("= 0");
+    check(ends_well(sync_file) && ends_well(link) && ends_well(sync_directory), trace.clone())?;
+    check(!lines[sync_directory].contains("blob"), format!("the directory is what is synced last:\n{trace}"))
+}
+
+/// The `nth` such call of a put fails.
+fn failing_call(call: &str, errno: &str, nth: usize, kind: &str) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    // The marker is made, and synced, before anything is traced.
+    store_exists(dir.path())?;
+    for staging in ["unnamed", "directory"] {
+        let task = format!("put {} {staging} 9000000", dir.path().display());
+        let inject = format!("inject={call}:error={errno}:when={nth}");
+        let output = strace(&task, &["-e", &inject, "-o", "/dev/null"])?;
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        check(printed == kind, format!("{staging}: expected {kind}, got {printed} {output:?}"))?;
+        check(files(dir.path()).is_empty(), format!("{staging}: left are {:?}", files(dir.path())))?;
+    }
+    Ok(())
+}
+
+fn store_exists(directory: &Path) -> Outcome {
+    runtime().block_on(async { store(FsConfig::new(directory)).map(drop) })
+}
+
+fn read_error() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let put = command(&this(), &format!("put {} auto 9000000", dir.path().display()), &[]).output().unwrap();
+    check(String::from_utf8_lossy(&put.stdout).trim() == "ok", format!("{put:?}"))?;
+    let task = format!("get {} auto 0", dir.path().display());
+    let output = strace(&task, &["-e", "inject=pread64:error=EIO:when=3+", "-o", "/dev/null"])?;
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    check(printed == "corrupt", format!("expected corrupt, got {printed}"))
+}
+
+/// A mounted file system that goes with this value.
+struct Mounted {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(arguments: &[&str]) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mnt");
+        std::fs::create_dir(&path).unwrap();
+        run("mount", arguments, &path)?;
+        Ok(Self { path, _dir: dir })
+    }
+
+    fn loopback(mkfs: &[&str], size: u64) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, path) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::File::create(&image).unwrap().set_len(size).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        run(mkfs[0], &mkfs[1..], &image)?;
+        run("mount", &["-o", "loop", image.to_str().unwrap()], &path)?;
+        Ok(Self { path, _dir: dir })
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).output();
+    }
+}
+
+fn run(program: &str, arguments: &[&str], last: &Path) -> Outcome {
+    let output =
+        Command::new(program).args(arguments).arg(last).output().map_err(|e| format!("{program}: {e}"))?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    check(output.status.success(), format!("{program} {arguments:?} (root is needed): {why}"))
+}
+
+fn full_disk_known_size() -> Outcome {
+    for mounted in [
+        Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?,
+        Mounted::loopback(&["mkfs.xfs", "-q"], 320 << 20)?,
+    ] {
+        runtime().block_on(async {
+            let store = store(FsConfig::new(&mounted.path))?;
+            let size = 1 << 30;
+            let upload = store.upload(&"blob".parse().unwrap(), Expect::new().size(size)).await;
+            kind_is(upload, ErrorKind::NoSpace, "an upload that cannot fit")?;
+            // A sparse source that fits is another matter, whatever its length.
+            let sparse = Expect::new().size(size).data_size(1 << 20);
+            let mut upload = text(store.upload(&"sparse".parse().unwrap(), sparse).await)?;
+            text(upload.write(Bytes::from(vec![1; 1 << 20])).await)?;
+            text(upload.write(store_core::Chunk::Zeros(size - (1 << 20))).await)?;
+            text(upload.finish().await).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+fn full_disk_unknown_size() -> Outcome {
+    for mounted in [
+        Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?,
+        Mounted::loopback(&["mkfs.ext4", "-q"], 32 << 20)?,
+    ] {
+        for staging in [Staging::Auto, Staging::Directory] {
+            runtime().block_on(async {
+                let store = store(named(&mounted.path, staging))?;
+                let small = text(store.put(&"small".parse().unwrap(), source(100_000), Expect::new()).await)?;
+                let free = text(store.capacity().await)?.free;
+                let put = store.put(&"blob".parse().unwrap(), source(64 << 20), Expect::new()).await;
+                kind_is(put, ErrorKind::NoSpace, "an upload that fills the disk")?;
+                text(store.verify(&small.location, |_| {}).await)?;
+                text(store.delete(&small.location).await)?;
+                check(files(&mounted.path).is_empty(), format!("left are {:?}", files(&mounted.path)))?;
+                check(text(store.capacity().await)?.free >= free, "space was lost")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn read_only_file_system() -> Outcome {
+    let mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?;
+    runtime().block_on(async {
+        let writable = store(FsConfig::new(&mounted.path))?;
+        let blob = text(writable.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
+        run("mount", &["-o", "remount,ro"], &mounted.path)?;
+        for store in [writable, store(FsConfig::new(&mounted.path))?] {
+            check(text(store.get(&blob.location, ..).await)?.len() == 1000, "reading")?;
+            let put = store.put(&"other".parse().unwrap(), source(1000), Expect::new()).await;
+            kind_is(put, ErrorKind::Denied, "a put")?;
+            kind_is(store.delete(&blob.location).await, ErrorKind::Denied, "a deletion")?;
+        }
+        Ok(())
+    })
+}
+
+fn unmounted_share() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut config = FsConfig::new(dir.path());
+        config.require_marker = true;
+        kind_is(FsBackend::open(&config), ErrorKind::Unavailable, "a bare mount point")?;
+        check(files(dir.path()).is_empty(), "something was written to the bare mount point")?;
+        std::fs::create_dir(dir.path().join(".imagestore")).unwrap();
+        std::fs::write(dir.path().join(".imagestore/marker"), "").unwrap();
+        text(FsBackend::open(&config)).map(drop)
+    })
+}
+
+fn share_goes_away() -> Outcome {
+    let mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?;
+    runtime().block_on(async {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        let backend = text(FsBackend::open(&FsConfig::new(&mounted.path)))?;
+        let store = Store::new("a", Arc::new(backend), options);
+        let blob = text(store.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
+        run("umount", &[], &mounted.path)?;
+        let put = store.put(&"other".parse().unwrap(), source(1000), Expect::new()).await;
+        kind_is(put, ErrorKind::Unavailable, "a put")?;
+        kind_is(
+            store.stat(&blob.location).await,
+            ErrorKind::Unavailable,
+            "a stat: not NotFound, the blob may be there",
+        )?;
+        kind_is(store.list().try_collect::<Vec<_>>().await, ErrorKind::Unavailable, "a list")?;
+        check(files(&mounted.path).is_empty(), "something was written beneath the mount point")
+    })
+}
+
+fn no_attributes() -> Outcome {
+    let mounted = Mounted::new(&["-t", "ramfs", "none"])?;
+    runtime().block_on(async {
+        let store = store(FsConfig::new(&mounted.path))?;
+        keeps_metadata(&store, &mounted.path).await?;
+        // What a crash between sidecar and name leaves is swept; what belongs to a blob is not.
+        let blob = text(store.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
+        std::fs::write(mounted.path.join(".imagestore/meta/gone.4711"), "{}").unwrap();
+        text(store.sweep(Duration::ZERO).await)?;
+        check(!mounted.path.join(".imagestore/meta/gone.4711").exists(), "an orphan stays")?;
+        check(text(store.stat(&blob.location).await)?.meta.is_some(), "a blob lost its metadata")
+    })
+}
+
+async fn keeps_metadata(store: &Store, directory: &Path) -> Outcome {
+    let expect = Expect::new().property("os", "debian");
+    let blob = text(store.put(&"noted".parse().unwrap(), source(1000), expect).await)?;
+    let sidecars = files(&directory.join(".imagestore/meta"));
+    check(sidecars.len() == 1, format!("metadata lies in {sidecars:?}"))?;
+    check(text(store.stat(&blob.location).await)?.meta == Some(blob.meta), "metadata differs")?;
+    text(store.delete(&blob.location).await)?;
+    check(files(directory).is_empty(), format!("left are {:?}", files(directory)))
+}
+
+/// A FUSE file system with neither `O_TMPFILE` nor extended attributes, as old network shares are.
+fn bindfs() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (below, path) = (dir.path().join("below"), dir.path().join("mnt"));
+    std::fs::create_dir(&below).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    run("bindfs", &["--xattr-none", below.to_str().unwrap()], &path)?;
+    let mounted = Mounted { path, _dir: dir };
+    runtime().block_on(async {
+        let store = store(FsConfig::new(&mounted.path))?;
+        check(store.info().can.staging, "this file system should have no unnamed files")?;
+        keeps_metadata(&store, &mounted.path).await?;
+        let big = text(store.put(&"big".parse().unwrap(), source(9_000_000), Expect::new()).await)?;
+        text(store.verify(&big.location, |_| {}).await)?;
+        let again = store.put(&"big".parse().unwrap(), source(1000), Expect::new()).await;
+        kind_is(again, ErrorKind::AlreadyExists, "a second put")?;
+        std::mem::forget(text(store.upload(&"lost".parse().unwrap(), Expect::new()).await)?);
+        check(text(store.sweep(Duration::from_secs(3600)).await)?.uploads == 0, "sweep took a live upload")?;
+        check(text(store.sweep(Duration::ZERO).await)?.uploads == 1, "sweep missed a lost upload")
+    })
+}
+
+fn strange_files() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let data = dir.path().join("data");
+    runtime().block_on(async {
+        let store = store(FsConfig::new(&data))?;
+        std::os::unix::fs::symlink(&secret, data.join("link")).unwrap();
+        std::fs::create_dir(data.join("directory")).unwrap();
+        run("mkfifo", &[], &data.join("pipe"))?;
+        check(data.join("pipe").symlink_metadata().unwrap().file_type().is_fifo(), "no pipe")?;
+        let at = |name: &str| format!("file://{}/{name}", data.display()).parse().unwrap();
+        kind_is(store.get(&at("link"), ..).await, ErrorKind::Denied, "a symbolic link")?;
+        kind_is(store.get(&at("pipe"), ..).await, ErrorKind::Invalid, "a pipe")?;
+        kind_is(store.get(&at("directory"), ..).await, ErrorKind::Invalid, "a directory")?;
+        kind_is(
+            store.get(&format!("file://{}", secret.display()).parse().unwrap(), ..).await,
+            ErrorKind::Invalid,
+            "a file outside",
+        )?;
+        let listed: Vec<_> = text(store.list().try_collect().await)?;
+        check(listed.is_empty(), format!("listed are {listed:?}"))?;
+        // The id is taken all the same: nothing is written through a link.
+        let put = store.put(&"link".parse().unwrap(), source(10), Expect::new()).await;
+        kind_is(put, ErrorKind::AlreadyExists, "a put over a link")?;
+        check(std::fs::read_to_string(&secret).unwrap() == "secret", "the file outside was changed")?;
+
+        // What another program left, without metadata and with a name that is no id, is read all the same.
+        std::fs::write(data.join("by hand, with spaces"), "by hand").unwrap();
+        let by_hand = at("by%20hand,%20with%20spaces");
+        check(text(store.get(&by_hand, ..).await)? == "by hand", "a file by hand")?;
+        check(text(store.stat(&by_hand).await)?.meta.is_none(), "it has no metadata")
+    })
+}
+
+fn two_directories() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Mounted::new(&["-t", "tmpfs", "-o", "size=8m", "none"])?;
+    let large = dir.path().join("large");
+    let text_of = |first: i32| {
+        format!(
+            "[stores.a]\ntype='fs'\ndirectories=[{{path='{}', priority={first}}}, {{path='{}', priority=5}}]",
+            small.path.display(),
+            large.display()
+        )
+    };
+    let open = |first: i32| -> Result<Store, String> {
+        let config =
+            text(Settings::parse(&text_of(first)).and_then(|settings| settings.section("a")?.backend()))?;
+        store(config)
+    };
+    runtime().block_on(async {
+        let (prefers_small, prefers_large) = (open(9)?, open(1)?);
+        let put = async |store: &Store, id: &str, size: usize| {
+            text(store.put(&id.parse().unwrap(), source(size), Expect::new().size(size as u64)).await)
+        };
+        let first = put(&prefers_small, "first", 1000).await?;
+        check(first.location.to_string().contains(small.path.to_str().unwrap()), "priority")?;
+        let big = put(&prefers_small, "big", 20 << 20).await?;
+        check(
+            big.location.to_string().contains(large.to_str().unwrap()),
+            "what does not fit goes to the next one",
+        )?;
+        // An id is taken wherever it lies.
+        let again = prefers_large.put(&"first".parse().unwrap(), source(10), Expect::new()).await;
+        kind_is(again, ErrorKind::AlreadyExists, "an id in the other directory")?;
+        check(text(prefers_large.locate(&"first".parse().unwrap()).await)? == first.location, "locate")?;
+
+        // Rivals that began in different directories: one wins.
+        for round in 0..50 {
+            let id: BlobId = format!("race-{round}").parse().unwrap();
+            let mut writers = Vec::new();
+            for store in [&prefers_small, &prefers_large, &prefers_small, &prefers_large] {
+                let mut writer = text(store.upload(&id, Expect::new()).await)?;
+                text(writer.write(Bytes::from(vec![writers.len() as u8 + 1; 1000])).await)?;
+                writers.push(writer);
+            }
+            let outcomes =
+                futures::future::join_all(writers.into_iter().map(|w| tokio::spawn(w.finish()))).await;
+            let mut kinds = BTreeMap::new();
+            for outcome in outcomes {
+                *kinds.entry(outcome.unwrap().err().map(|error| error.kind())).or_insert(0) += 1;
+            }
+            let expected = BTreeMap::from([(None, 1), (Some(ErrorKind::AlreadyExists), 3)]);
+            check(kinds == expected, format!("round {round}: {kinds:?}"))?;
+            let found = [&small.path, &large].iter().filter(|path| path.join(id.as_str()).exists()).count();
+            check(found == 1, format!("round {round}: {found} blobs of one id"))?;
+        }
+        let total = text(prefers_small.capacity().await)?.total;
+        check(total > 8 << 20, "the capacity is that of both")
+    })
+}
+
+fn mode_and_group() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |more: &str| format!("[stores.a]\ntype='fs'\npath='{}'\n{more}", dir.path().display());
+    let config =
+        |more: &str| -> Result<FsConfig, Error> { Settings::parse(&with(more))?.section("a")?.backend() };
+    runtime().block_on(async {
+        for (id, more, mode, group) in [
+            ("a", "", 0o640, None),
+            ("b", "file_mode='0444'\ngroup='daemon'", 0o444, Some(1)),
+            ("c", "group=4321", 0o640, Some(4321)),
+        ] {
+            let store = store(text(config(more))?)?;
+            text(store.put(&id.parse().unwrap(), source(10), Expect::new()).await)?;
+            let found = dir.path().join(id).metadata().unwrap();
+            check(
+                found.permissions().mode() & 0o7777 == mode,
+                format!("{id}: mode {:o}", found.permissions().mode()),
+            )?;
+            check(group.is_none_or(|group| found.gid() == group), format!("{id}: group {}", found.gid()))?;
+        }
+        for (wrong, line) in
+            [("file_mode='0200'", 4), ("file_mode='rw'", 4), ("group='no-such-group'", 4), ("paht=''", 4)]
+        {
+            let error = config(wrong).err().ok_or_else(|| format!("{wrong} was accepted"))?;
+            check(error.message().contains(&format!("line {line}")), format!("{error}"))?;
+        }
+        Ok(())
+    })
+}
+
+fn allocated(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks() * 512
+}
+
+fn reservation() -> Outcome {
+    let mounted = Mounted::loopback(&["mkfs.ext4", "-q", "-m", "0"], 256 << 20)?;
+    runtime().block_on(async {
+        let store = store(FsConfig::new(&mounted.path))?;
+        let before = text(store.capacity().await)?.free;
+        let size = 128 << 20;
+        let upload = text(store.upload(&"a".parse().unwrap(), Expect::new().size(size)).await)?;
+        let during = text(store.capacity().await)?.free;
+        check(before - during >= size, "the space is not reserved")?;
+        let second = store.upload(&"b".parse().unwrap(), Expect::new().size(size)).await;
+        kind_is(second, ErrorKind::NoSpace, "a second reservation")?;
+        text(upload.abort().await)?;
+        check(text(store.capacity().await)?.free + (1 << 20) >= before, "the space is not given back")
+    })
+}
+
+fn holes() -> Outcome {
+    for mounted in [
+        Mounted::loopback(&["mkfs.ext4", "-q"], 64 << 20)?,
+        Mounted::loopback(&["mkfs.xfs", "-q"], 320 << 20)?,
+    ] {
+        runtime().block_on(async {
+            let store = store(FsConfig::new(&mounted.path))?;
+            // Zeros as plain bytes, of a known length, so that their space was reserved first.
+            let pieces = (0..24u8).map(|i| Ok(Bytes::from(vec![u8::from(i % 8 == 0); 1 << 20])));
+            let expect = Expect::new().size(24 << 20);
+            let blob = text(store.put(&"holes".parse().unwrap(), stream::iter(pieces), expect).await)?;
+            let used = allocated(&mounted.path.join("holes"));
+            check(used < 4 << 20, format!("3 MiB of data take {used} bytes"))?;
+            text(store.verify(&blob.location, |_| {}).await)?;
+            // They come back as holes.
+            let reader = text(store.open(&blob.location).await)?;
+            let zeros = text(reader.chunks(..))?.try_filter_map(async |chunk| {
+                Ok(matches!(chunk, store_core::Chunk::Zeros(_)).then(|| chunk.len()))
+            });
+            let zeros: Vec<u64> = text(zeros.try_collect().await)?;
+            check(zeros.iter().sum::<u64>() == 21 << 20, format!("the holes are {zeros:?}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// How much of a file the page cache holds, as `fincore` tells.
+fn page_cache() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    for direct_io in [true, false] {
+        let mut config = FsConfig::new(dir.path().join(direct_io.to_string()));
+        config.direct_io = direct_io;
+        let path = config.path.clone().unwrap().join("blob");
+        runtime().block_on(async {
+            text(store(config)?.put(&"blob".parse().unwrap(), source(200 << 20), Expect::new()).await)
+        })?;
+        let output =
+            Command::new("fincore").args(["--noheadings", "--bytes", "--output", "RES"]).arg(&path).output();
+        let output = output.map_err(|e| format!("fincore is needed (package util-linux): {e}"))?;
+        let mut resident = String::new();
+        output.stdout.as_slice().read_to_string(&mut resident).unwrap();
+        let resident: u64 = resident.trim().parse().map_err(|e| format!("fincore says {resident:?}: {e}"))?;
+        check(
+            resident <= 130 << 20,
+            format!("direct_io = {direct_io}: {resident} of 200 MiB are in the page cache"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Free space tells whether blocks are shared: XFS and btrfs can, ext4 cannot.
+fn shared_blocks() -> Outcome {
+    for (mkfs, shares) in [("mkfs.xfs", true), ("mkfs.btrfs", true), ("mkfs.ext4", false)] {
+        let mounted = Mounted::loopback(&[mkfs, "-q"], 640 << 20)?;
+        let free = || {
+            let space = rustix::fs::statvfs(&mounted.path).unwrap();
+            space.f_bavail * space.f_frsize
+        };
+        runtime().block_on(async {
+            let store = store(FsConfig::new(mounted.path.join("data")))?;
+            let path = mounted.path.join("source");
+            let pieces: Vec<Bytes> = text(source(64 << 20).try_collect().await)?;
+            std::fs::write(&path, pieces.concat()).unwrap();
+            std::fs::File::open(&path).unwrap().sync_all().unwrap();
+
+            let before = free();
+            let file = Arc::new(std::fs::File::open(&path).unwrap());
+            let blob = text(store.put_file(&"blob".parse().unwrap(), file, Expect::new(), |_| {}).await)?;
+            let put = before.saturating_sub(free());
+            check((put < 32 << 20) == shares, format!("{mkfs}: a put took {put} bytes"))?;
+            // What becomes of the source is no matter of the blob.
+            std::fs::write(&path, "changed").unwrap();
+            text(store.verify(&blob.location, |_| {}).await)?;
+
+            let target = Arc::new(std::fs::File::create(mounted.path.join("target")).unwrap());
+            let before = free();
+            let reader = text(store.open(&blob.location).await)?;
+            text(reader.save(Arc::clone(&target), |_| {}).await)?;
+            target.sync_all().unwrap();
+            let got = before.saturating_sub(free());
+            check((got < 32 << 20) == shares, format!("{mkfs}: a get took {got} bytes"))?;
+            check(std::fs::read(mounted.path.join("target")).unwrap() == pieces.concat(), "the bytes differ")
+        })?;
+    }
+    Ok(())
+}
