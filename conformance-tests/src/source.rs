@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     ops::Range,
     sync::{
         Arc, LazyLock,
@@ -177,6 +178,21 @@ impl Content {
                 PATTERN.slice(start..start + len)
             }
         })
+    }
+
+    /// It as a local file, with the same holes, that goes when it is closed.
+    pub(crate) async fn as_file(&self) -> Result<Arc<File>, Failure> {
+        let file = tempfile::tempfile();
+        let file = file.map_err(|error| Failure::broken(format!("there is no temporary file: {error}")))?;
+        let file = Arc::new(file);
+        self.write_into(Arc::clone(&file)).await?;
+        Ok(file)
+    }
+
+    /// Makes a local file this.
+    pub(crate) async fn write_into(&self, file: Arc<File>) -> Outcome {
+        store_core::file::write(file, self.source().stream().boxed(), |_| {}).await?;
+        Ok(())
     }
 
     /// A source of it, in pieces of a megabyte.

@@ -140,6 +140,10 @@ trait Twist: fmt::Debug + Send + Sync + 'static {
         upload.inner.write(chunk).await
     }
 
+    async fn adopt(&self, upload: &mut Going, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        upload.inner.adopt(source).await
+    }
+
     async fn commit(&self, upload: &mut Going, meta: &Meta) -> Result<Location> {
         upload.inner.commit(meta).await
     }
@@ -233,6 +237,10 @@ impl Upload for TwistedUpload {
         let written = self.twist.write(&mut self.going, chunk).await;
         self.going.written += len;
         written
+    }
+
+    async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        self.twist.adopt(&mut self.going, source).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -31,6 +32,7 @@ wrong! {
     ListedWhileStaged::default() => listed_while_staged, caught by uploads_under_way_are_not_listed;
     LosesAChunk => loses_a_chunk, caught by blobs_around_several_chunks_come_back;
     LosesTheTail => loses_the_tail, caught by blobs_around_one_chunk_come_back;
+    AdoptsNothing => adopts_nothing, caught by a_local_file_becomes_a_blob;
     NothingIsAnError => nothing_is_an_error, caught by an_empty_blob_comes_back;
     NeedsTheSize => needs_the_size, caught by a_blob_of_unknown_size_comes_back;
     WrapsAt32MiB => wraps_at_32_mib, caught by a_blob_of_64_mib_comes_back;
@@ -230,6 +232,17 @@ impl Twist for LosesTheTail {
             }
             chunk => upload.inner.write(chunk).await,
         }
+    }
+}
+
+/// Says that it shares the blocks of a file, and does not.
+#[derive(Debug)]
+struct AdoptsNothing;
+
+#[async_trait]
+impl Twist for AdoptsNothing {
+    async fn adopt(&self, _: &mut Going, source: &Arc<File>) -> Result<Option<Arc<File>>> {
+        Ok(Some(Arc::clone(source)))
     }
 }
 
