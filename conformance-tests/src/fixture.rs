@@ -227,7 +227,8 @@ impl Fixture {
         self
     }
 
-    /// Puts a blob there without an upload: with it, the read cases run for a read-only backend.
+    /// Puts a blob there without an upload: with it, the read cases run for a read-only backend. The location has the
+    /// id in it.
     #[must_use]
     pub fn seed<F>(mut self, call: impl Fn(BlobId, Bytes) -> F + Send + Sync + 'static) -> Self
     where

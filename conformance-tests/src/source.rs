@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     ops::Range,
     sync::{
         Arc, LazyLock,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use store_core::{Chunk, Error, ErrorKind, Location, Reader, Store, is_zero};
 
@@ -137,13 +138,13 @@ impl Content {
         &self.holes
     }
 
-    /// The bytes of `range` in memory.
+    /// The bytes of `range` in memory, without a copy where they are one run of data.
     pub fn bytes(&self, range: Range<u64>) -> Bytes {
-        let runs: Vec<Chunk> = self.runs(range).collect();
-        match <[Chunk; 1]>::try_from(runs) {
-            Ok([Chunk::Data(bytes)]) => bytes,
-            Ok([zeros]) => zeros.into_bytes().flatten().collect(),
-            Err(runs) => runs.into_iter().flat_map(Chunk::into_bytes).flatten().collect(),
+        let mut runs = self.runs(range);
+        match (runs.next(), runs.next()) {
+            (None, _) => Bytes::new(),
+            (Some(Chunk::Data(bytes)), None) => bytes,
+            (first, second) => joined(first.into_iter().chain(second).chain(runs)),
         }
     }
 
@@ -179,6 +180,21 @@ impl Content {
         })
     }
 
+    /// It as a local file, with the same holes, that goes when it is closed.
+    pub(crate) async fn as_file(&self) -> Result<Arc<File>, Failure> {
+        let file = tempfile::tempfile();
+        let file = file.map_err(|error| Failure::broken(format!("there is no temporary file: {error}")))?;
+        let file = Arc::new(file);
+        self.write_into(Arc::clone(&file)).await?;
+        Ok(file)
+    }
+
+    /// Makes a local file this.
+    pub(crate) async fn write_into(&self, file: Arc<File>) -> Outcome {
+        store_core::file::write(file, self.source().stream().boxed(), |_| {}).await?;
+        Ok(())
+    }
+
     /// A source of it, in pieces of a megabyte.
     pub fn source(&self) -> Source {
         Source::of(self)
@@ -204,6 +220,14 @@ impl Content {
         }
         checker.end()
     }
+}
+
+fn joined(chunks: impl IntoIterator<Item = Chunk>) -> Bytes {
+    let mut all = BytesMut::new();
+    for bytes in chunks.into_iter().flat_map(Chunk::into_bytes) {
+        all.extend_from_slice(&bytes);
+    }
+    all.freeze()
 }
 
 impl fmt::Debug for Content {
@@ -257,7 +281,7 @@ impl Checker {
     }
 
     fn difference(&self, found: &[u8], run: &Chunk) -> Failure {
-        let wanted: Vec<u8> = run.clone().into_bytes().flatten().collect();
+        let wanted = joined([run.clone()]);
         let place = found.iter().zip(&wanted).position(|(a, b)| a != b).unwrap_or_default();
         let offset = self.at + place as u64;
         Failure::broken(format!(
@@ -381,17 +405,16 @@ impl Source {
             Pieces::Of(_) => Rng::new(0),
             Pieces::Odd(seed) => Rng::new(seed),
         };
-        let (mut runs, mut run) = (self.content.runs(0..end), None);
+        let mut at = 0;
         let pieces = std::iter::from_fn(move || {
-            if run.as_ref().is_none_or(Chunk::is_empty) {
-                run = runs.next();
-            }
             let wanted = match self.pieces {
                 Pieces::Of(len) => len,
                 // Mostly small, sometimes large.
                 Pieces::Odd(_) => 1 + rng.next() % (1 << (4 + rng.below(17))),
             };
-            Some(match run.as_mut()?.split_to(wanted) {
+            let piece = self.content.runs(at..end.min(at.saturating_add(wanted))).next()?;
+            at += piece.len();
+            Some(match piece {
                 Chunk::Zeros(len) if self.zeros_as_bytes => Chunk::Data(vec![0; len as usize].into()),
                 piece => piece,
             })
@@ -444,10 +467,6 @@ fn watched(piece: Chunk, alive: Option<&Arc<Alive>>) -> Chunk {
 mod tests {
     use super::*;
 
-    fn flat(chunks: impl IntoIterator<Item = Chunk>) -> Vec<u8> {
-        chunks.into_iter().flat_map(Chunk::into_bytes).flatten().collect()
-    }
-
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().build().unwrap()
     }
@@ -466,7 +485,8 @@ mod tests {
             let to = from + rng.below(content.len() - from);
             assert!(content.bytes(from..to) == whole[from as usize..to as usize], "{from}..{to}");
         }
-        assert!(whole.iter().filter(|byte| **byte == 0).count() as u64 > content.len() - content.data_len());
+        assert!(content.data_len() < content.len());
+        assert!(content.holes().iter().all(|hole| is_zero(&whole[hole.start as usize..hole.end as usize])));
     }
 
     #[test]
@@ -489,7 +509,7 @@ mod tests {
             content.source().counted(&Arc::default()),
         ] {
             let chunks = gathered(source.clone());
-            assert!(flat(chunks.clone()) == whole, "{source:?}");
+            assert!(joined(chunks.clone()) == whole, "{source:?}");
             if source.with_empty {
                 assert!(chunks.iter().filter(|chunk| chunk.is_empty()).count() > 2);
             }
@@ -499,7 +519,7 @@ mod tests {
         }
         assert_eq!(gathered(Content::literal("").source()), []);
         assert!(gathered(Content::literal("").source().empty_pieces()).len() < 9);
-        assert_eq!(flat(gathered(content.source().pieces(7).ending_at(50))), &whole[..50]);
+        assert_eq!(joined(gathered(content.source().pieces(7).ending_at(50))), &whole[..50]);
     }
 
     #[test]

@@ -12,21 +12,21 @@ use crate::{
 };
 
 cases! { Faults:
-    a_storage_that_is_away_is_unavailable proves [6] needs [Write, Fault(Cut)];
-    a_read_of_a_storage_that_is_away_is_unavailable proves [4, 6] needs [Write, Fault(Cut)];
-    a_download_goes_on_after_a_cut proves [4, 6] needs [Write, Fault(Cut)];
-    a_download_cut_at_any_byte_is_exact_or_unavailable proves [4, 6] needs [Write, Fault(CutAfter)];
+    a_storage_that_is_away_is_unavailable proves [6] needs [Blobs, Fault(Cut)];
+    a_read_of_a_storage_that_is_away_is_unavailable proves [4, 6] needs [Blobs, Fault(Cut)];
+    a_download_goes_on_after_a_cut proves [4, 6] needs [Blobs, Fault(Cut)];
+    a_download_cut_at_any_byte_is_exact_or_unavailable proves [4, 6] needs [Blobs, Fault(CutAfter)];
     an_upload_goes_on_after_a_cut proves [4, 6] needs [Write, Fault(Cut)];
     an_upload_cut_for_good_leaves_at_most_what_a_sweep_finds proves [2, 6] needs [Write, Empty, Fault(Cut)];
     an_upload_cut_at_any_byte_is_whole_or_absent proves [1, 2, 6] needs [Write, Fault(CutAfter)];
     an_upload_whose_replies_get_lost_is_whole_or_absent proves [1, 2, 3, 6] needs [Write, Fault(CutReply)];
     a_commit_whose_reply_gets_lost_is_looked_up proves [1, 2, 3, 6] needs [Write, Fault(CutReply)];
     a_deletion_whose_reply_gets_lost_is_no_error proves [6] needs [Write, Delete, Fault(CutReply)];
-    a_list_of_a_storage_that_is_away_is_no_empty_list proves [6] needs [Write, List, Fault(Cut)];
-    a_stalled_call_ends_at_its_deadline proves [6] needs [Write, Options, Fault(Stall)];
-    a_stalled_download_ends_at_its_deadline proves [6] needs [Write, Options, Fault(Stall)];
+    a_list_of_a_storage_that_is_away_is_no_empty_list proves [6] needs [Blobs, List, Fault(Cut)];
+    a_stalled_call_ends_at_its_deadline proves [6] needs [Blobs, Options, Fault(Stall)];
+    a_stalled_download_ends_at_its_deadline proves [6] needs [Blobs, Options, Fault(Stall)];
     a_stalled_upload_ends_at_its_deadline proves [2, 6] needs [Write, Options, Fault(Stall)];
-    a_slow_storage_is_waited_for proves [4, 6] needs [Write, Fault(Slow)];
+    a_slow_storage_is_waited_for proves [4, 6] needs [Blobs, Fault(Slow)];
 }
 
 fn content(store: &Store) -> Content {
@@ -36,7 +36,7 @@ fn content(store: &Store) -> Content {
 async fn stored(fixture: &Fixture) -> Result<(Store, Content, Location), Failure> {
     let store = fixture.store().await?;
     let content = content(&store);
-    let at = fixture.put(&store, &fixture.id("fault"), &content).await?.location;
+    let at = fixture.blob(&store, "fault", &content).await?;
     Ok((store, content, at))
 }
 
@@ -53,9 +53,11 @@ async fn a_storage_that_is_away_is_unavailable(fixture: &Fixture) -> Outcome {
     let (store, content, at) = stored(fixture).await?;
     let id = fixture.id("away");
     fixture.inject(Fault::Cut).await?;
-    refused("locating", store.locate(&id).await, ErrorKind::Unavailable)?;
     refused("opening", store.open(&at).await, ErrorKind::Unavailable)?;
-    refused("an upload", fixture.put_quietly(&store, &id, &content).await, ErrorKind::Unavailable)?;
+    if store.info().can.write {
+        refused("locating", store.locate(&id).await, ErrorKind::Unavailable)?;
+        refused("an upload", fixture.put_quietly(&store, &id, &content).await, ErrorKind::Unavailable)?;
+    }
     if store.info().can.delete {
         refused("a deletion", store.delete(&at).await, ErrorKind::Unavailable)?;
     }
@@ -65,8 +67,10 @@ async fn a_storage_that_is_away_is_unavailable(fixture: &Fixture) -> Outcome {
     fixture.inject(Fault::Heal).await?;
     // The same handle works again, and nothing has happened meanwhile.
     content.is_at(&store, &at).await?;
-    store.settle().await;
-    refused("locating what could not be put", store.locate(&id).await, ErrorKind::NotFound)?;
+    if store.info().can.write {
+        store.settle().await;
+        refused("locating what could not be put", store.locate(&id).await, ErrorKind::NotFound)?;
+    }
     Ok(())
 }
 
@@ -280,7 +284,9 @@ async fn a_stalled_call_ends_at_its_deadline(fixture: &Fixture) -> Outcome {
     let store = fixture.store_with(impatient).await?;
     fixture.inject(Fault::Stall).await?;
     refused("opening", store.open(&at).await, ErrorKind::Unavailable)?;
-    refused("locating", store.locate(&fixture.id("none")).await, ErrorKind::Unavailable)?;
+    if store.info().can.write {
+        refused("locating", store.locate(&fixture.id("none")).await, ErrorKind::Unavailable)?;
+    }
     fixture.inject(Fault::Heal).await?;
     content.is_at(&store, &at).await
 }
@@ -322,6 +328,6 @@ async fn a_slow_storage_is_waited_for(fixture: &Fixture) -> Outcome {
     let content = content(&store);
     // About two seconds each way.
     fixture.inject(Fault::Slow(content.len() / 2)).await?;
-    let blob = fixture.put(&store, &fixture.id("slow"), &content).await?;
-    content.is_at(&fixture.store().await?, &blob.location).await
+    let at = fixture.blob(&store, "slow", &content).await?;
+    content.is_at(&fixture.store().await?, &at).await
 }

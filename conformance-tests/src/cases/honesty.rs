@@ -23,10 +23,10 @@ cases! { Honesty:
     a_capacity_that_is_not_declared_is_refused proves [6] needs [NoCapacity];
     an_upload_that_cannot_fit_is_refused proves [6] needs [Write, Capacity];
     a_read_only_view_refuses_every_change proves [6] needs [Write, Options];
-    one_flipped_bit_fails_a_whole_read proves [4] needs [Write, Metadata, VerifiedReads, Damage];
-    one_flipped_bit_fails_a_verification proves [4, 9] needs [Write, Metadata, Damage];
-    a_blob_cut_short_fails_a_whole_read proves [4] needs [Write, Metadata, Damage];
-    a_blob_cut_short_fails_a_verification proves [4, 9] needs [Write, Metadata, Damage];
+    one_flipped_bit_fails_a_whole_read proves [4] needs [Blobs, Metadata, VerifiedReads, Damage];
+    one_flipped_bit_fails_a_verification proves [4, 9] needs [Blobs, Metadata, Damage];
+    a_blob_cut_short_fails_a_whole_read proves [4] needs [Blobs, Metadata, Damage];
+    a_blob_cut_short_fails_a_verification proves [4, 9] needs [Blobs, Metadata, Damage];
 }
 
 async fn every_handle_says_the_same_of_itself(fixture: &Fixture) -> Outcome {
@@ -144,7 +144,7 @@ async fn damaged(fixture: &Fixture, whole: bool, damages: impl Fn(u64) -> Vec<Da
     let store = fixture.store().await?;
     let content = Content::new(5, 2 * store.info().chunk as u64 + 77);
     for damage in damages(content.len()) {
-        let at = fixture.put(&store, &fixture.id("damaged"), &content).await?.location;
+        let at = fixture.blob(&store, "damaged", &content).await?;
         content.is_at(&fixture.store().await?, &at).await?;
         fixture.spoil(&at, damage).await?;
         let witness = fixture.store().await?;

@@ -79,8 +79,8 @@ async fn uploads_under_way_are_not_listed(fixture: &Fixture) -> Outcome {
     let id = fixture.id("staged");
     let ids: BTreeSet<BlobId> = [id.clone()].into();
     let content = Content::new(1, 2 * store.info().chunk as u64 + 1);
-    let mut writer = store.upload(&id, Expect::new()).await?;
     let before: BTreeSet<String> = names(fixture).await?;
+    let mut writer = store.upload(&id, Expect::new()).await?;
     for piece in content.runs(0..content.len()) {
         writer.write(piece).await?;
         ensure!(listed(&store, &ids).await?.is_empty(), "an upload under way is listed");

@@ -1,6 +1,12 @@
 //! What goes in comes out, whatever its size and however it is sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::TryStreamExt;
 use store_core::{Chunk, Expect};
@@ -34,6 +40,8 @@ cases! { Roundtrip:
     tiny_runs_of_zeros_come_back proves [4, 7] needs [Write];
     zeros_sent_as_bytes_come_back proves [4, 7] needs [Write];
     holes_take_no_space proves [7] needs [Write, Holes];
+    a_local_file_becomes_a_blob proves [4, 7] needs [Write];
+    a_local_file_that_changes_later_changes_no_blob proves [4] needs [Write];
     a_copy_between_handles_is_whole proves [4, 7] needs [Write, Transfers(2)];
 }
 
@@ -259,13 +267,42 @@ async fn holes_take_no_space(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
+async fn a_local_file_becomes_a_blob(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    let chunk = store.info().chunk as u64;
+    let sparse = Content::new(19, 3 * chunk + 4097).with_holes([4096..chunk, 2 * chunk..3 * chunk]);
+    for content in [Content::new(19, 0), Content::new(19, 1), sparse, Content::zeros(2 * chunk)] {
+        let seen = AtomicU64::new(0);
+        let progress = |len| {
+            seen.fetch_add(len, Ordering::Relaxed);
+        };
+        let (id, file) = (fixture.id("file"), content.as_file().await?);
+        let blob = store.put_file(&id, file, Expect::new(), progress).await?;
+        ensure!(seen.into_inner() == content.len(), "the progress does not add up to the length");
+        let sent = fixture.put(&store, &fixture.id("sent"), &content).await?;
+        ensure!(blob.meta.digests == sent.meta.digests, "a file and a stream have different digests");
+        content.is_at(&fixture.store().await?, &blob.location).await?;
+    }
+    Ok(())
+}
+
+/// Also where the two share their blocks.
+async fn a_local_file_that_changes_later_changes_no_blob(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    let content = Content::new(20, store.info().chunk as u64 + 100_000);
+    let (id, file) = (fixture.id("file"), content.as_file().await?);
+    let blob = store.put_file(&id, Arc::clone(&file), Expect::new(), |_| {}).await?;
+    Content::new(21, content.len() / 2).write_into(file).await?;
+    content.is_at(&fixture.store().await?, &blob.location).await
+}
+
 async fn a_copy_between_handles_is_whole(fixture: &Fixture) -> Outcome {
     let content = Content::new(18, 2 * chunk(fixture).await? + 5).with_random_holes(5, 5, 70_000);
     let (one, other) = (fixture.store().await?, fixture.store().await?);
     let at = fixture.blob(&one, "original", &content).await?;
-    let copied = std::sync::atomic::AtomicU64::new(0);
+    let copied = AtomicU64::new(0);
     let progress = |len| {
-        copied.fetch_add(len, std::sync::atomic::Ordering::Relaxed);
+        copied.fetch_add(len, Ordering::Relaxed);
     };
     let copy = one.copy_to(&at, &other, &fixture.id("copy"), progress).await?;
     ensure!(copied.into_inner() == content.len(), "the progress does not add up to the length");
