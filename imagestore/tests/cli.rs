@@ -535,3 +535,59 @@ fn an_operator_can_prove_a_store() {
     assert!(nothing.err.contains("note: no case was run"), "{}", nothing.err);
     assert_eq!(user.run(&["conformance", "fast", "--exclusive"]).code, 6, "the store is not empty");
 }
+
+#[test]
+fn the_first_configuration_counts() {
+    let user = User::new();
+    for dir in ["xdg/imagestore", "elsewhere"] {
+        fs::create_dir_all(user.path(dir)).unwrap();
+    }
+    let path = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = user.command(&[&["config", "path"], args].concat());
+        for (name, path) in variables {
+            command.env(name, user.path(path));
+        }
+        Ran::of(args, command.output().unwrap()).out.trim().to_owned()
+    };
+    let place = |name: &str| user.path(name).display().to_string();
+    let (found, xdg) = (".config/imagestore/imagestore.toml", "xdg/imagestore/imagestore.toml");
+    for name in [xdg, "elsewhere/a.toml", "elsewhere/b.toml"] {
+        user.write(name, b"");
+    }
+    assert_eq!(path(&[], &[]), place(found));
+    assert_eq!(path(&[], &[("XDG_CONFIG_HOME", "xdg")]), place(xdg));
+    let variables = [("XDG_CONFIG_HOME", "xdg"), ("IMAGESTORE_CONFIG", "elsewhere/a.toml")];
+    assert_eq!(path(&[], &variables), place("elsewhere/a.toml"));
+    assert_eq!(path(&["--config", "elsewhere/b.toml"], &variables), "elsewhere/b.toml");
+}
+
+#[test]
+fn any_home_will_do() {
+    let user = User::without_config();
+    let home = user.path("it's \"mine\" \\ today");
+    fs::create_dir(&home).unwrap();
+    user.write("a", b"an image");
+    let put = user.command(&["put", "a", "--id", "a"]).env("HOME", &home).output().unwrap();
+    assert!(put.status.success(), "{put:?}");
+    assert_eq!(fs::read(home.join(".local/share/imagestore/a")).unwrap(), b"an image");
+    let homeless = Ran::of(&["ls"], user.command(&["ls"]).env_remove("HOME").output().unwrap());
+    assert_eq!(homeless.code, 6);
+    assert!(homeless.err.contains("hint: set HOME"), "{}", homeless.err);
+}
+
+#[test]
+fn memory_does_not_grow_with_the_image() {
+    let user = User::new();
+    let mut put = user.command(&["put", "-", "--quiet"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut pipe = put.stdin.take().unwrap();
+    let piece = noise(4 << 20);
+    for _ in 0..64 {
+        pipe.write_all(&piece).unwrap();
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", put.id())).unwrap();
+    drop(pipe);
+    assert!(put.wait().unwrap().success());
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 64 << 10, "{peak} KiB for an image of 256 MiB");
+}

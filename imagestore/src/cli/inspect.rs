@@ -44,11 +44,12 @@ pub(super) async fn run(app: &App, args: args::Inspect) -> Outcome {
     for finding in report.findings.iter().chain(declared) {
         rows.push((if finding.rule.blocks() { "refused" } else { "note" }, finding.to_string()));
     }
-    let verdict = match refused.is_empty() {
-        true => "safe to keep",
-        false => "a store with `inspect = \"strict\"` refuses this image",
+    let verdict = match args.format {
+        _ if refused.is_empty() => "safe to keep".to_owned(),
+        Some(format) => format!("refused by a put with --format {format}"),
+        None => "refused by a store with `inspect = \"strict\"`".to_owned(),
     };
-    rows.push(("verdict", verdict.to_owned()));
+    rows.push(("verdict", verdict));
     out.rows(&rows)?;
     match refused.is_empty() {
         true => Ok(()),

@@ -76,6 +76,11 @@ async fn run(cli: Cli) -> i32 {
         Ok(signals) => signals,
         Err(error) => return Stop::from(Error::from_io("cannot watch for signals", error)).report(json),
     };
+    let left = match &cli.verb {
+        Verb::Put(_) | Verb::Get(_) | Verb::Cp(_) => "; nothing unfinished was kept",
+        Verb::Conformance(_) => "; images whose ids start with `conformance-` may be left",
+        _ => "",
+    };
     let app = Arc::new(App { globals: cli.globals, stores: OnceLock::new() });
     // A task of its own, so that a verb stuck in a write to a full pipe does not keep a signal from being seen.
     let mut task = tokio::spawn(dispatch(Arc::clone(&app), cli.verb));
@@ -106,8 +111,8 @@ async fn run(cli: Cli) -> i32 {
     };
     tokio::select! {
         () = clean_up => {
-            if let Some(signal) = signal.filter(|_| !app.globals.quiet && !json) {
-                exit::notice(&format!("{signal}; nothing unfinished was kept"));
+            if let Some(signal) = signal {
+                app.notice(&format!("{signal}{left}"));
             }
         }
         second = signals.next() => {
