@@ -126,7 +126,7 @@ pub fn open(named: Option<&Path>) -> Result<Stores> {
 }
 
 /// The configuration that counts where no file does: one filesystem store, named `local`, in the user's
-/// [data directory](data_dir). The directory is created by the first upload.
+/// [data directory](data_dir). The directory is created when the store is first used.
 ///
 /// ```
 /// # fn main() -> imagestore::Result<()> {

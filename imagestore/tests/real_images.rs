@@ -123,7 +123,8 @@ fn the_main_job_on_an_installer_and_a_qcow2_image() {
     assert!(listed.contains("installer-iso") && listed.contains("installer-qcow2"), "{listed}");
 
     // One wrong byte on the disk is found by verify and by get, which leaves no file.
-    let stored = std::fs::OpenOptions::new().read(true).write(true).open(deployment.path("images/installer-qcow2"));
+    let stored =
+        std::fs::OpenOptions::new().read(true).write(true).open(deployment.path("images/installer-qcow2"));
     let stored = stored.unwrap();
     let mut byte = [0];
     stored.read_exact_at(&mut byte, 20_000_000).unwrap();
@@ -138,13 +139,17 @@ fn the_main_job_on_an_installer_and_a_qcow2_image() {
     // A qcow2 that claims to be raw could name any file of the host as its backing file.
     assert_eq!(deployment.refused(&["put", qcow2, "--id", "disguised", "--format", "raw"]), "rejected");
     let hostile = deployment.path("hostile.qcow2");
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", hostile.to_str().unwrap()]);
+    tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", hostile.to_str().unwrap()],
+    );
     assert_eq!(deployment.refused(&["put", hostile.to_str().unwrap(), "--format", "qcow2"]), "rejected");
 
     for id in ["installer-iso", "installer-qcow2"] {
         deployment.ok(&["rm", id]);
     }
     assert_eq!(deployment.ok(&["--quiet", "ls"]).trim(), "");
-    let left: Vec<_> = std::fs::read_dir(deployment.path("images")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(deployment.path("images")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [deployment.path("images/.imagestore")], "only the store's own directory is left");
 }

@@ -141,6 +141,9 @@ pub(crate) struct Get {
     /// Replace FILE if it exists; write to it if it is a disk
     #[arg(long)]
     pub(crate) force: bool,
+    /// Make FILE durable before it appears, so that it survives a loss of power
+    #[arg(long)]
+    pub(crate) sync: bool,
 }
 
 /// Describe images

@@ -45,7 +45,7 @@ pub(super) async fn run(app: &App, args: args::Get) -> Outcome {
                 Some(_) => file::write(new.file(), reader.chunks(range)?, advance).await?,
                 None => reader.save(new.file(), advance).await?,
             };
-            new.place(args.force).await?;
+            new.place(args.force, args.sync).await?;
             progress.finish();
             let out = app.output();
             out.object(&json!({

@@ -52,11 +52,17 @@ impl NewFile {
         Arc::clone(&self.file)
     }
 
-    /// Makes the file durable and then visible, in one atomic step; what is at its place survives unless `replace`.
-    pub(super) async fn place(self, replace: bool) -> Result<()> {
+    /// Makes the file visible in one atomic step, and durable before that if `sync`; what is at its place survives
+    /// unless `replace`.
+    pub(super) async fn place(self, replace: bool, sync: bool) -> Result<()> {
         blocking(move || {
-            self.file.sync_data().map_err(|error| self.failed(error))?;
+            if sync {
+                self.file.sync_data().map_err(|error| self.failed(error))?;
+            }
             self.link(replace).map_err(|error| self.failed(error.into()))?;
+            if !sync {
+                return Ok(());
+            }
             let directory = File::open(directory(&self.target)).and_then(|directory| directory.sync_all());
             directory.map_err(|error| self.failed(error))
         })
