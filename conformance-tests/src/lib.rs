@@ -8,7 +8,7 @@ mod proxy;
 mod report;
 mod runner;
 pub mod source;
-#[allow(missing_docs)]
+
 pub mod wrong;
 
 pub use case::{Abilities, Case, Failure, Group, Need, Outcome};

@@ -19,6 +19,10 @@ use crate::{Abilities, Case, CaseReport, Failure, Fixture, Group, Outcome, Repor
 /// What a test binary's setup comes back with.
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and a box would be for every author to write"
+)]
 pub enum Setup {
     /// An empty storage.
     Ready(Fixture),

@@ -92,7 +92,13 @@ impl Content {
 
     /// Nothing but zeros, in one hole.
     pub fn zeros(len: u64) -> Self {
-        Self::new(0, len).with_holes(std::iter::once(0..len))
+        Self::new(0, len).with_hole(0..len)
+    }
+
+    /// The same with zeros in this range.
+    #[must_use]
+    pub fn with_hole(self, hole: Range<u64>) -> Self {
+        self.with_holes(std::iter::once(hole))
     }
 
     /// The same with zeros in these ranges, which come in order and do not touch.
@@ -549,7 +555,7 @@ mod tests {
 
     #[test]
     fn one_wrong_byte_is_found_and_so_is_a_missing_one() {
-        let content = Content::new(3, 100_000).with_holes([5000..6000]);
+        let content = Content::new(3, 100_000).with_hole(5000..6000);
         let whole = content.bytes(0..content.len());
         for at in [0, 4999, 5000, 5999, 99_999] {
             let mut bad = whole.to_vec();

@@ -52,9 +52,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// One blob on its way in.
 ///
-/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `adopt` or `write`s in order, then `commit` at most
-/// once, then `abort` at most once if anything failed or any future was dropped before it was ready, be it a
-/// `write` or the `commit`. Chunks are at most [`Info::chunk`] bytes of data;
+/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `adopt` or `write`s in order, then `commit` at
+/// most once, then `abort` if anything failed or any future was dropped before it was ready, be it a `write` or the
+/// `commit`; and `abort` again if its own future was dropped. Chunks are at most [`Info::chunk`] bytes of data;
 /// [`Chunk::Zeros`] comes only where [`Info::hole`] is set, then as a multiple of it, at a multiple of it.
 #[async_trait]
 pub trait Upload: Send {

@@ -287,7 +287,7 @@ impl Tap for Watch {
 async fn a_tap_sees_every_byte(fixture: &Fixture) -> Outcome {
     let store = fixture.store().await?;
     let chunk = store.info().chunk as u64;
-    let content = Content::new(17, 3 * chunk + 9).with_holes([chunk..2 * chunk]);
+    let content = Content::new(17, 3 * chunk + 9).with_hole(chunk..2 * chunk);
     let (report, seen) = std::sync::mpsc::channel();
     let tap = Watch { report: Some(report), ..Watch::new(&content, u64::MAX) };
     let id = fixture.id("tap");

@@ -16,7 +16,7 @@ cases! { Concurrency:
     sixteen_readers_of_one_blob_see_the_same_bytes proves [4] needs [Blobs];
     reads_and_writes_do_not_disturb_each_other proves [4] needs [Write];
     a_reader_of_a_deleted_blob_sees_its_bytes_or_an_error proves [4] needs [Write, Delete];
-    a_reader_of_a_replaced_blob_never_sees_the_other_bytes proves [4] needs [Write, Delete];
+    a_reader_of_a_replaced_blob_never_sees_the_other_bytes proves [4] needs [Write, Delete, Transfers(2)];
     an_id_that_comes_and_goes_is_always_whole_or_absent proves [1, 3, 4] needs [Write, Delete];
 }
 

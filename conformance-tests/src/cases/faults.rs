@@ -13,7 +13,7 @@ use crate::{
 
 cases! { Faults:
     a_storage_that_is_away_is_unavailable proves [6] needs [Blobs, Fault(Cut)];
-    a_read_of_a_storage_that_is_away_is_unavailable proves [4, 6] needs [Blobs, Fault(Cut)];
+    a_read_of_a_storage_that_is_away_is_unavailable proves [4, 6] needs [Blobs, Transfers(2), Fault(Cut)];
     a_download_goes_on_after_a_cut proves [4, 6] needs [Blobs, Fault(Cut)];
     a_download_cut_at_any_byte_is_exact_or_unavailable proves [4, 6] needs [Blobs, Fault(CutAfter)];
     an_upload_goes_on_after_a_cut proves [4, 6] needs [Write, Fault(Cut)];

@@ -257,7 +257,7 @@ async fn the_size_is_known_without_reading(fixture: &Fixture) -> Outcome {
 async fn a_whole_blob_is_verified(fixture: &Fixture) -> Outcome {
     let store = fixture.store().await?;
     let chunk = store.info().chunk as u64;
-    for content in [Content::new(11, 0), Content::new(11, 2 * chunk + 1).with_holes([5000..chunk])] {
+    for content in [Content::new(11, 0), Content::new(11, 2 * chunk + 1).with_hole(5000..chunk)] {
         let at = fixture.blob(&store, "verify", &content).await?;
         let seen = std::sync::atomic::AtomicU64::new(0);
         let progress = |len| {

@@ -202,7 +202,7 @@ async fn a_blob_can_be_read_in_small_steps(fixture: &Fixture) -> Outcome {
 
 /// Where a blob is given out as a file, that is all of the blob and nothing else.
 async fn a_local_file_is_the_blob(fixture: &Fixture) -> Outcome {
-    let content = Content::new(11, 200_003).with_holes([4096..100_000]);
+    let content = Content::new(11, 200_003).with_hole(4096..100_000);
     let (reader, _) = stored(fixture, &content).await?;
     let Some(file) = reader.file() else {
         return Err(Failure::NothingToTry("its blobs are no local files".into()));

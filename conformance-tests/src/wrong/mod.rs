@@ -1,6 +1,6 @@
 //! Backends that are wrong in one way each, and the case that must notice it: the suite is tested too.
 //!
-//! Each is a [`Twist`] of a few lines over the reference backend. Whoever adds a case shows here how it fails.
+//! Each is a `Twist` of a few lines over the reference backend. Whoever adds a case shows here how it fails.
 
 mod errors;
 mod faults;
