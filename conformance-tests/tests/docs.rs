@@ -35,8 +35,7 @@ fn the_readme_is_up_to_date() {
         found == wanted || std::env::var_os("README_UPDATE").is_some(),
         "run this test with README_UPDATE=1"
     );
-    for number in
-        [format!("{} named properties", all().count()), format!("[{} backends", wrong::all().count())]
+    for number in [format!("{} named properties", all().count()), format!("[{} pairs]", wrong::all().count())]
     {
         assert!(wanted.contains(&number), "the README does not say {number:?}");
     }
