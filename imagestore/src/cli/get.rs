@@ -59,6 +59,9 @@ pub(super) async fn run(app: &App, args: args::Get) -> Outcome {
     }
 }
 
+/// What an unprivileged process may make a pipe hold (/proc/sys/fs/pipe-max-size).
+const PIPE: usize = 1 << 20;
+
 /// Where the image goes.
 enum Sink {
     /// A file that is not there before it is complete.
@@ -79,6 +82,8 @@ impl Sink {
         };
         if path == Path::new("-") {
             let out = std::io::stdout().as_fd().try_clone_to_owned().map_err(Stop::output)?;
+            // A whole chunk at a time, where it is a pipe and the limit of the user's pipes allows it.
+            let _ = rustix::pipe::fcntl_setpipe_size(&out, PIPE);
             return Ok(Self::Stream(out.into()));
         }
         let path = match path.is_dir() {

@@ -9,17 +9,21 @@ use crate::{
     Result, SizeHint, Stat, Swept, Upload,
 };
 
-/// Lets at most so many transfers run at once: uploads from `begin` to their end, downloads while their stream lives.
+/// Lets at most so many uploads run at once, from `begin` to their end, and as many downloads while their stream lives.
+///
+/// They are counted apart: a copy within a store is both, and would wait for itself.
 #[derive(Debug)]
 pub struct Limit {
     inner: Arc<dyn Backend>,
-    permits: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
 }
 
 impl Limit {
-    /// At most `most` transfers at once, and at least one.
+    /// At most `most` transfers at once in each direction, and at least one.
     pub fn new(inner: Arc<dyn Backend>, most: u32) -> Self {
-        Self { inner, permits: Arc::new(Semaphore::new(most.max(1) as usize)) }
+        let permits = || Arc::new(Semaphore::new(most.max(1) as usize));
+        Self { inner, uploads: permits(), downloads: permits() }
     }
 }
 
@@ -36,7 +40,7 @@ impl Backend for Limit {
     }
 
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        let permit = turn(&self.permits).await?;
+        let permit = turn(&self.uploads).await?;
         let inner = self.inner.begin(id, size).await?;
         Ok(Box::new(LimitedUpload { inner, _permit: permit }))
     }
@@ -47,7 +51,7 @@ impl Backend for Limit {
 
     async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {
         let inner = self.inner.open(at).await?;
-        Ok(Arc::new(LimitedDownload { inner, permits: Arc::clone(&self.permits) }))
+        Ok(Arc::new(LimitedDownload { inner, permits: Arc::clone(&self.downloads) }))
     }
 
     async fn delete(&self, at: &Location) -> Result<()> {
