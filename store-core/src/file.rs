@@ -67,6 +67,61 @@ pub async fn write(
     Ok(offset)
 }
 
+/// Makes a file share all blocks of another (ioctl_ficlone(2)); false where the file system cannot.
+pub(crate) async fn share(source: Arc<File>, target: Arc<File>) -> Result<bool> {
+    blocking(move || Ok(rustix::fs::ioctl_ficlone(&*target, &*source).is_ok())).await
+}
+
+/// How much is copied before it is known whether the kernel can copy between two files.
+pub(crate) const COPIED_FIRST: u64 = 16 << 20;
+
+/// Lets the kernel copy a range of one file to the same place in another, without its holes; false, with nothing done,
+/// where it cannot. The end of the file is that of the range, if it ends both. If the future is dropped, the copy stops
+/// soon.
+pub(crate) async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Result<bool> {
+    let wanted = Arc::new(());
+    let still_wanted = Arc::downgrade(&wanted);
+    let copied = blocking(move || {
+        let failed = |error| Error::from_io("cannot copy the file", error);
+        let whole = source.metadata().map_err(failed)?.len();
+        let mut at = range.start;
+        while let Some(extent) = next_extent(&source, at, range.end).map_err(failed)? {
+            at = extent.start;
+            while at < extent.end && still_wanted.strong_count() > 0 {
+                let (mut from, mut to) = (at, at);
+                let step = (extent.end - at).min(COPIED_FIRST) as usize;
+                match rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), step) {
+                    Ok(0) => {
+                        let message = format!(
+                            "the file ends at {at}, before the {} bytes that it should have",
+                            range.end
+                        );
+                        return Err(Error::new(ErrorKind::Corrupt, message));
+                    }
+                    Ok(copied) => at += copied as u64,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
+                        if at == extent.start && range.start == 0 =>
+                    {
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(failed(error.into())),
+                }
+            }
+            if still_wanted.strong_count() == 0 {
+                return Ok(true);
+            }
+        }
+        if range.end == whole {
+            target.set_len(whole).map_err(failed)?;
+        }
+        Ok(true)
+    });
+    let copied = copied.await;
+    drop(wanted);
+    copied
+}
+
 /// How many bytes of a file are not in holes.
 pub fn data_size(file: &File) -> io::Result<u64> {
     let end = file.metadata()?.len();

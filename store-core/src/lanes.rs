@@ -41,8 +41,11 @@ enum Worker {
     Tap(Box<dyn Tap>),
 }
 
-/// How many chunks may wait in front of a lane; as many again may be in work.
-const DEPTH: usize = 4;
+/// How many chunks may wait in front of a lane: enough to bridge the pauses of a disk.
+const DEPTH: usize = 12;
+
+/// After how many chunks a lane makes room for the lanes of other transfers.
+const TURN: usize = 32;
 
 /// As many lanes compute at once as there are cores: more would only take turns.
 static CORES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -109,15 +112,22 @@ impl Drop for AbortOnDrop {
 }
 
 async fn run(mut chunks: mpsc::Receiver<Chunk>, mut worker: Worker) -> Result<Worker> {
-    let mut batch = Vec::with_capacity(DEPTH);
-    while chunks.recv_many(&mut batch, DEPTH).await > 0 {
+    while let Some(first) = chunks.recv().await {
         // The semaphore is never closed.
         let _core = CORES.acquire().await;
-        (worker, batch) = tokio::task::spawn_blocking(move || {
-            for chunk in batch.drain(..) {
+        // Goes on for as long as there is more: each return to the async threads costs two changes of thread, and the
+        // other lanes' work keeps the cores from making them at once.
+        (worker, chunks) = tokio::task::spawn_blocking(move || {
+            let mut next = Some(first);
+            for _ in 0..TURN {
+                let Some(chunk) = next else { break };
                 worker.update(chunk)?;
+                next = chunks.try_recv().ok();
             }
-            Ok((worker, batch))
+            if let Some(last) = next {
+                worker.update(last)?;
+            }
+            Ok((worker, chunks))
         })
         .await
         .map_err(lost)??;

@@ -78,23 +78,38 @@ impl Reader {
         Ok(transfer.into_stream())
     }
 
-    /// Writes the whole blob into an empty local file, with its holes, and says how long it is. Where both are on one
-    /// file system that can share blocks, nothing is copied; the bytes are compared with their digest all the same.
+    /// Writes the whole blob into an empty local file, with its holes, and says how long it is. Where the blob is a local
+    /// file too, the kernel copies or even shares its blocks; the bytes are compared with their digest all the same.
     /// `progress` is told the length of each piece. Nothing is synced; after an error the file holds rubbish.
     pub async fn save(&self, target: Arc<File>, progress: impl Fn(u64) + Send + Sync) -> Result<u64> {
-        let mut chunks = self.chunks(..)?;
-        if let Some(source) = self.file().map(Arc::clone) {
-            let clone = Arc::clone(&target);
-            let cloned =
-                file::blocking(move || Ok(rustix::fs::ioctl_ficlone(&*clone, &*source).is_ok())).await?;
-            if cloned {
-                while let Some(chunk) = chunks.try_next().await? {
-                    progress(chunk.len());
-                }
-                return Ok(self.stat().size);
+        let chunks = self.chunks(..)?;
+        let size = self.stat().size;
+        let Some(source) = self.file().map(Arc::clone) else {
+            return file::write(target, chunks, progress).await;
+        };
+        let check = async {
+            let mut chunks = chunks;
+            while let Some(chunk) = chunks.try_next().await? {
+                progress(chunk.len());
+            }
+            Ok(())
+        };
+        if file::share(Arc::clone(&source), Arc::clone(&target)).await? {
+            return check.await.map(|()| size);
+        }
+        let first = size.min(file::COPIED_FIRST);
+        if !file::copy(Arc::clone(&source), Arc::clone(&target), 0..first).await? {
+            drop(check);
+            return file::write(target, self.chunks(..)?, progress).await;
+        }
+        // The kernel copies while the bytes are compared: both see the same pages.
+        let (copied, ()) = futures::future::try_join(file::copy(source, target, first..size), check).await?;
+        match copied {
+            true => Ok(size),
+            false => {
+                Err(Error::new(ErrorKind::Internal, "the kernel copied only the first part of the file"))
             }
         }
-        file::write(target, chunks, progress).await
     }
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.

@@ -1,35 +1,26 @@
-//! Puts a file into a filesystem store and reads it back: `put_get DIRECTORY FILE`.
+//! Puts a file into a filesystem store and saves it again: `put_get DIRECTORY FILE COPY`.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
-use futures::TryStreamExt;
-use store_core::{BlobId, Expect, Options, Store, buffer::Pool, file};
+use store_core::{BlobId, Expect, Options, Store};
 use store_fs::{FsBackend, FsConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(directory), Some(path)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: put_get DIRECTORY FILE".into());
+    let (Some(directory), Some(path), Some(copy)) = (arguments.next(), arguments.next(), arguments.next())
+    else {
+        return Err("usage: put_get DIRECTORY FILE COPY".into());
     };
     let store =
         Store::new("local", Arc::new(FsBackend::open(&FsConfig::new(directory))?), Options::default());
 
-    let source = Arc::new(std::fs::File::open(path)?);
-    let size = source.metadata()?.len();
-    let chunks = file::read(source, 0..size, Pool::new(store.info().chunk, 8));
-    let start = std::time::Instant::now();
-    let blob = store.put(&BlobId::random(), chunks, Expect::new().size(size)).await?;
-    println!("{} {:?} {:?}", blob.location, blob.meta.digests, start.elapsed());
+    let source = Arc::new(File::open(path)?);
+    let blob = store.put_file(&BlobId::random(), source, Expect::new(), |_| {}).await?;
+    println!("{} bytes at {}", blob.meta.size, blob.location);
 
-    let start = std::time::Instant::now();
-    let read: u64 = store
-        .stream(&blob.location, ..)
-        .await?
-        .map_ok(|bytes| bytes.len() as u64)
-        .try_fold(0, |sum, len| async move { Ok(sum + len) })
-        .await?;
-    println!("{read} bytes came back {:?}", start.elapsed());
+    let target = Arc::new(File::create_new(copy)?);
+    store.open(&blob.location).await?.save(target, |_| {}).await?;
     store.delete(&blob.location).await?;
     Ok(())
 }

@@ -37,7 +37,7 @@ struct Parts {
 }
 
 /// Writes in flight: what it takes to keep a disk busy while digests take turns on few cores.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 8;
 
 /// Without direct I/O, how much may lie in the page cache before it is written out.
 const WRITE_BEHIND: u64 = 64 << 20;
