@@ -73,8 +73,7 @@ fn main() {
 static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("wire", &[]));
 
 fn required() -> bool {
-    let names = std::env::var(conformance_tests::REQUIRED).unwrap_or_default();
-    names.split(',').any(|name| ["all", "s3"].contains(&name.trim()))
+    conformance_tests::is_required("s3")
 }
 
 fn real() -> Result<&'static Server, String> {
