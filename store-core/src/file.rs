@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool};
 
 /// How many pieces are read ahead of the one that is being used.
-const READ_AHEAD: usize = 2;
+const READ_AHEAD: usize = 4;
 
 /// Streams `range` of an open file in pieces of the pool's size, each read by one positioned read on a blocking
 /// thread; the file's offset is not used. Holes come as [`Chunk::Zeros`] without being read.

@@ -47,7 +47,7 @@ impl Shared {
 }
 
 /// How many unused buffers of a chunk each a store keeps for the next transfer.
-const SPARE_BUFFERS: usize = 16;
+const SPARE_BUFFERS: usize = 48;
 
 impl Store {
     /// A store named `name` over `backend`, with the layers that `options` ask for.

@@ -83,7 +83,7 @@ impl FsBackend {
             config: config.clone(),
             directories,
             named_staging: !unnamed,
-            pool: Pool::new(CHUNK, 16),
+            pool: Pool::new(CHUNK, 48),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
