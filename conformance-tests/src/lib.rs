@@ -17,4 +17,4 @@ pub use fixture::{Damage, Fault, FaultKind, Fixture, HookResult};
 pub use flaky::Flaky;
 pub use proxy::Proxy;
 pub use report::{CaseReport, Report, Verdict};
-pub use runner::{CheckOptions, REQUIRED, SLOW, Setup, Suites, check, execute, run};
+pub use runner::{CheckOptions, REQUIRED, SLOW, Setup, Suites, check, execute, is_required, run};

@@ -116,8 +116,12 @@ fn give_up(why: &str) -> ! {
     std::process::exit(101)
 }
 
-fn is_required(name: &str) -> bool {
-    env::var(REQUIRED).is_ok_and(|names| names.split(',').any(|n| ["all", name].contains(&n.trim())))
+/// Whether [`REQUIRED`] names this suite: by its name or as one of `all`, unless it has `-NAME` too.
+pub fn is_required(name: &str) -> bool {
+    let names = env::var(REQUIRED).unwrap_or_default();
+    let mut names = names.split(',').map(str::trim);
+    let named = names.clone().any(|n| ["all", name].contains(&n));
+    named && !names.any(|n| n.strip_prefix('-') == Some(name))
 }
 
 impl Suite {

@@ -22,5 +22,7 @@ pub fn registry() -> Registry {
     let registry = Registry::default().with::<MemoryConfig>();
     #[cfg(feature = "fs")]
     let registry = registry.with::<store_fs::FsConfig>();
+    #[cfg(feature = "s3")]
+    let registry = registry.with::<store_s3::S3Config>();
     registry
 }

@@ -1,0 +1,707 @@
+//! The requests, one function each; what a server may answer against the rules is dealt with here.
+
+use std::{future::Future, ops::Range, time::Duration};
+
+use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::{
+    config::{
+        Credentials, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+        http::HttpResponse,
+    },
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+    types::{
+        BucketLocationConstraint, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
+        CreateBucketConfiguration, ServerSideEncryption, StorageClass,
+    },
+};
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use bytes::Bytes;
+use store_core::{Error, ErrorKind, Result, Secret, file::blocking};
+
+use crate::{
+    S3Config,
+    config::{Checksum, Conditional, PathStyle, Sse},
+    error::{from_sdk, late},
+};
+
+/// The user metadata that ties an object to its sidecar.
+const TOKEN: &str = "imagestore-token";
+
+/// For a request that moves no image data.
+const CALL: Duration = Duration::from_secs(60);
+
+/// For a part or a piece, on a line of 100 kB/s and more.
+fn transfer(len: u64) -> Duration {
+    CALL + Duration::from_secs(len / 100_000)
+}
+
+/// For the commit of many parts, which Amazon takes minutes for.
+const COMMIT: Duration = Duration::from_secs(900);
+
+/// One bucket of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    s3: aws_sdk_s3::Client,
+    bucket: String,
+    checksum: Checksum,
+    storage_class: Option<StorageClass>,
+    sse: Option<Sse>,
+    sse_kms_key: Option<String>,
+    /// Whether the server refuses to replace an object when it is asked to.
+    pub(crate) conditional: bool,
+}
+
+/// An object, as a `HEAD` describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) size: u64,
+    pub(crate) etag: Option<String>,
+    /// What ties it to its sidecar.
+    pub(crate) token: Option<String>,
+}
+
+/// An object, as a list shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) key: String,
+    pub(crate) size: u64,
+    /// Seconds since 1970 by the server's clock.
+    pub(crate) modified: i64,
+}
+
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) key: String,
+    pub(crate) upload: String,
+    /// Seconds since 1970 by the server's clock.
+    pub(crate) initiated: i64,
+}
+
+/// What a write asks of the object that is there already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Only<'a> {
+    /// Nothing.
+    Always,
+    /// That there is none.
+    New,
+    /// That it is still this one.
+    Instead(&'a str),
+}
+
+/// Gives up on `call` after `limit`.
+async fn sent<T, E>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let answer = tokio::time::timeout(limit, call).await.map_err(|_| late(what))?;
+    answer.map_err(|error| from_sdk(what, &error))
+}
+
+/// How often a request is made before it is given up, with pauses in between.
+pub(crate) const ATTEMPTS: u32 = 5;
+
+/// Repeats what failed for a reason that may pass. A server that refuses a write often closes the connection, which the
+/// next request then finds broken.
+pub(crate) async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
+    let mut failed = 0;
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
+                tracing::debug!(%error, "trying again");
+                failed += 1;
+                pause(failed).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// 100 ms, doubled with each failure, and up to as much again at random.
+pub(crate) async fn pause(failed: u32) {
+    let mut random = [0; 1];
+    // Without randomness the pause is merely the shortest one.
+    let _ = getrandom::fill(&mut random);
+    let base = Duration::from_millis(100 << failed.min(6));
+    tokio::time::sleep(base + base.mul_f64(f64::from(random[0]) / 255.0)).await;
+}
+
+impl Client {
+    /// Prepares a client; nothing is sent, except by the SDK to find credentials.
+    pub(crate) async fn new(config: &S3Config) -> Result<Self> {
+        let mut trust = TrustStore::default();
+        if let Some(path) = &config.ca_file {
+            let path = path.clone();
+            let read = move || std::fs::read(path).map_err(|e| Error::from_io("cannot read `ca_file`", e));
+            trust = trust.with_pem_certificate(checked_pem(blocking(read).await?)?);
+        }
+        let tls = TlsContext::builder().with_trust_store(trust).build().map_err(|e| {
+            Error::new(ErrorKind::Invalid, "the certificates of `ca_file` cannot be used").with_source(e)
+        })?;
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls)
+            .build_https();
+        // Retries are made here and in the layers, where it is known what may be sent twice.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(10)).build());
+        let region = config.region.clone().or_else(|| config.endpoint.as_ref().map(|_| "us-east-1".into()));
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region));
+        }
+        if let (Some(key), Some(secret)) = (&config.access_key, &config.secret_key) {
+            let session = config.session_token.as_ref().map(|token| token.expose().to_owned());
+            loader = loader.credentials_provider(Credentials::new(
+                key.expose(),
+                Secret::expose(secret),
+                session,
+                None,
+                "imagestore",
+            ));
+        }
+        let shared = loader.load().await;
+        let in_path = match config.path_style {
+            PathStyle::Auto => config.endpoint.is_some(),
+            PathStyle::On => true,
+            PathStyle::Off => false,
+        };
+        // Checksums that the SDK adds unasked are refused by many servers, or stored as content; but one that is asked
+        // for it computes only where it may add them.
+        let checksums = match config.checksum {
+            Checksum::Crc32c | Checksum::Crc64nvme => RequestChecksumCalculation::WhenSupported,
+            Checksum::Sha256 | Checksum::None => RequestChecksumCalculation::WhenRequired,
+        };
+        let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+            .request_checksum_calculation(checksums)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .force_path_style(in_path);
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
+        Ok(Self {
+            s3: aws_sdk_s3::Client::from_conf(builder.build()),
+            bucket: config.bucket.clone(),
+            checksum: config.checksum,
+            storage_class: config.storage_class.as_deref().map(StorageClass::from),
+            sse: config.sse,
+            sse_kms_key: config.sse_kms_key.clone(),
+            conditional: config.conditional_writes != Conditional::Off,
+        })
+    }
+
+    /// The region that requests are signed for.
+    pub(crate) fn region(&self) -> Option<String> {
+        self.s3.config().region().map(|region| region.as_ref().to_owned())
+    }
+
+    /// Fails if the bucket cannot be used, and creates it if it is missing and `create` says so.
+    ///
+    /// A list of one object, since its errors tell their code, other than those of `HeadBucket`.
+    pub(crate) async fn check_bucket(&self, prefix: &str, create: bool) -> Result<()> {
+        let list = || self.s3.list_objects_v2().bucket(&self.bucket).prefix(prefix).max_keys(1).send();
+        let outcome = tokio::time::timeout(CALL, list()).await.map_err(|_| late("look into the bucket"))?;
+        let error = match outcome {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if !create || error.code() != Some("NoSuchBucket") {
+            return Err(from_sdk("look into the bucket", &error));
+        }
+        let mut call = self.s3.create_bucket().bucket(&self.bucket);
+        // Amazon takes no constraint for its first region.
+        if let Some(region) = self.region().filter(|region| region != "us-east-1") {
+            let constraint = BucketLocationConstraint::from(region.as_str());
+            call = call.create_bucket_configuration(
+                CreateBucketConfiguration::builder().location_constraint(constraint).build(),
+            );
+        }
+        let created = tokio::time::timeout(CALL, call.send()).await.map_err(|_| late("create the bucket"))?;
+        match created {
+            Ok(_) => Ok(()),
+            // Another one was faster.
+            Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(error) => Err(from_sdk("create the bucket", &error)),
+        }
+    }
+
+    /// Finds out whether the server honours `If-None-Match: *`, by writing `key` twice.
+    pub(crate) async fn probe(&mut self, key: &str) -> Result<()> {
+        self.conditional = true;
+        let mut honoured = false;
+        for _ in 0..2 {
+            match again(|| self.put(key, Bytes::new(), Only::New)).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => honoured = true,
+                Err(error) if error.kind() == ErrorKind::Unsupported => break,
+                // Credentials that only read, or a full server: nothing will be written anyway.
+                Err(error) if [ErrorKind::Denied, ErrorKind::NoSpace].contains(&error.kind()) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.conditional = honoured;
+        again(|| self.delete(key)).await
+    }
+
+    /// Describes an object, or says that there is none.
+    pub(crate) async fn head(&self, key: &str) -> Result<Option<Object>> {
+        const WHAT: &str = "look at an object";
+        let call = self.s3.head_object().bucket(&self.bucket).key(key).send();
+        let error = match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
+            Ok(found) => {
+                return Ok(Some(Object {
+                    size: found.content_length().and_then(|len| len.try_into().ok()).ok_or_else(no_length)?,
+                    etag: found.e_tag().map(str::to_owned),
+                    token: token_of(found.metadata()),
+                }));
+            }
+            Err(error) => error,
+        };
+        let SdkError::ServiceError(service) = &error else { return Err(from_sdk(WHAT, &error)) };
+        if service.raw().status().is_server_error() {
+            return Err(from_sdk(WHAT, &error));
+        }
+        // The answer to a HEAD has no body, so no code: whether it is the key that is missing or the bucket, or what
+        // is wrong with the credentials, only a GET tells.
+        let call = self.s3.get_object().bucket(&self.bucket).key(key).range("bytes=0-0").send();
+        match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
+            Ok(_) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("cannot {WHAT}: it is just being written")))
+            }
+            Err(why) => match from_sdk(WHAT, &why) {
+                why if why.kind() == ErrorKind::NotFound => Ok(None),
+                why => Err(why),
+            },
+        }
+    }
+
+    /// Reads a small object, or says that there is none.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        const WHAT: &str = "read the metadata of a blob";
+        let read = async {
+            let found = match self.s3.get_object().bucket(&self.bucket).key(key).send().await {
+                Ok(found) => found,
+                Err(error) => {
+                    let error = from_sdk(WHAT, &error);
+                    return if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
+                }
+            };
+            let mut all = Vec::new();
+            let mut body = found.body;
+            while let Some(bytes) = body.next().await {
+                all.extend_from_slice(&bytes.map_err(|e| broken(WHAT, &e))?);
+                if all.len() > MAX_SIDECAR {
+                    return Err(Error::new(ErrorKind::Corrupt, "the blob's stored metadata is far too long"));
+                }
+            }
+            Ok(Some(Bytes::from(all)))
+        };
+        tokio::time::timeout(CALL, read).await.map_err(|_| late(WHAT))?
+    }
+
+    /// Reads `range` of the object that has `etag`, exactly, as the pieces that the network gives.
+    pub(crate) async fn get_range(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+        range: Range<u64>,
+        size: u64,
+    ) -> Result<Vec<Bytes>> {
+        const WHAT: &str = "read a blob";
+        let wanted = range.end - range.start;
+        let read = async {
+            let call = self
+                .s3
+                .get_object()
+                .bucket(&self.bucket)
+                .key(key)
+                .range(format!("bytes={}-{}", range.start, range.end - 1))
+                .set_if_match(etag.map(str::to_owned));
+            let found = match call.send().await {
+                Ok(found) => found,
+                Err(error) => return Err(gone(from_sdk(WHAT, &error))),
+            };
+            let (mut skip, most) = first_byte(found.content_range(), found.content_length(), &range, size)?;
+            let mut pieces = Vec::new();
+            let mut got = 0;
+            let mut body = found.body;
+            while got < wanted {
+                let Some(bytes) = body.next().await else { break };
+                let mut bytes = bytes.map_err(|e| broken(WHAT, &e))?;
+                let skipped = skip.min(bytes.len() as u64);
+                skip -= skipped;
+                drop(bytes.split_to(skipped as usize));
+                bytes.truncate((wanted - got) as usize);
+                got += bytes.len() as u64;
+                pieces.push(bytes);
+            }
+            match got == wanted {
+                true => Ok(pieces),
+                false => {
+                    let missing = wanted - got;
+                    let text = format!("cannot {WHAT}: the answer ends {missing} of {most} bytes early");
+                    Err(Error::new(ErrorKind::Unavailable, text))
+                }
+            }
+        };
+        tokio::time::timeout(transfer(wanted), read).await.map_err(|_| late(WHAT))?
+    }
+
+    /// Writes an object of the store's own, and gives its entity tag.
+    pub(crate) async fn put(&self, key: &str, bytes: Bytes, only: Only<'_>) -> Result<Option<String>> {
+        let mut call = self.s3.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
+        match only {
+            Only::New if self.conditional => call = call.if_none_match("*"),
+            Only::Instead(etag) if self.conditional => call = call.if_match(etag),
+            _ => {}
+        }
+        let call = self.encrypted_put(call);
+        Ok(sent("write the metadata of a blob", CALL, Box::pin(call.send())).await?.e_tag)
+    }
+
+    /// Writes a whole blob, if the key is free.
+    pub(crate) async fn put_blob(&self, key: &str, bytes: Bytes, token: &str) -> Result<()> {
+        let limit = transfer(bytes.len() as u64);
+        let mut call = self
+            .s3
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .metadata(TOKEN, token)
+            .set_storage_class(self.storage_class.clone())
+            .set_checksum_algorithm(self.algorithm())
+            .body(ByteStream::from(bytes));
+        if self.conditional {
+            call = call.if_none_match("*");
+        }
+        let call = self.encrypted_put(call);
+        match self.checksum {
+            Checksum::Sha256 => sent("write a blob", limit, Box::pin(call.send())).await?,
+            _ => {
+                sent("write a blob", limit, Box::pin(call.customize().disable_payload_signing().send()))
+                    .await?
+            }
+        };
+        Ok(())
+    }
+
+    fn encrypted_put(
+        &self,
+        call: aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder,
+    ) -> aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder {
+        call.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.sse_kms_key.clone())
+    }
+
+    fn encryption(&self) -> Option<ServerSideEncryption> {
+        self.sse.map(|sse| match sse {
+            Sse::Aes256 => ServerSideEncryption::Aes256,
+            Sse::Kms => ServerSideEncryption::AwsKms,
+        })
+    }
+
+    fn algorithm(&self) -> Option<ChecksumAlgorithm> {
+        match self.checksum {
+            Checksum::Crc32c => Some(ChecksumAlgorithm::Crc32C),
+            Checksum::Crc64nvme => Some(ChecksumAlgorithm::Crc64Nvme),
+            Checksum::Sha256 | Checksum::None => None,
+        }
+    }
+
+    /// Starts a multipart upload.
+    pub(crate) async fn create(&self, key: &str, token: &str) -> Result<String> {
+        const WHAT: &str = "start an upload";
+        let call = self
+            .s3
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .metadata(TOKEN, token)
+            .set_storage_class(self.storage_class.clone())
+            .set_checksum_algorithm(self.algorithm())
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.sse_kms_key.clone());
+        let created = sent(WHAT, CALL, call.send()).await?;
+        created.upload_id.ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("cannot {WHAT}: the answer has no upload id"))
+        })
+    }
+
+    /// Sends one part.
+    pub(crate) async fn part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: i32,
+        bytes: Bytes,
+    ) -> Result<CompletedPart> {
+        const WHAT: &str = "send a part";
+        let limit = transfer(bytes.len() as u64);
+        let call = self
+            .s3
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(upload)
+            .part_number(number)
+            .set_checksum_algorithm(self.algorithm())
+            .body(ByteStream::from(bytes));
+        let part = match self.checksum {
+            Checksum::Sha256 => sent(WHAT, limit, Box::pin(call.send())).await?,
+            _ => sent(WHAT, limit, Box::pin(call.customize().disable_payload_signing().send())).await?,
+        };
+        if part.e_tag.is_none() {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!("cannot {WHAT}: the answer has no entity tag"),
+            ));
+        }
+        // Checksums are all or nothing: named at the start, with each part, and again at the end.
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(part.e_tag)
+            .set_checksum_crc32_c(part.checksum_crc32_c.filter(|_| self.checksum == Checksum::Crc32c))
+            .set_checksum_crc64_nvme(
+                part.checksum_crc64_nvme.filter(|_| self.checksum == Checksum::Crc64nvme),
+            )
+            .build())
+    }
+
+    /// Makes an object of the parts, if the key is free. An error within a reply of status 200 is an error too: the SDK
+    /// looks for it.
+    pub(crate) async fn complete(&self, key: &str, upload: &str, parts: Vec<CompletedPart>) -> Result<()> {
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let mut call = self
+            .s3
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(upload)
+            .multipart_upload(parts);
+        if self.conditional {
+            call = call.if_none_match("*");
+        }
+        sent("complete an upload", COMMIT, call.send()).await.map(drop)
+    }
+
+    /// Removes an upload and all its parts. Parts that were on their way may survive the first attempt, so it is
+    /// repeated until the server says that there is none.
+    pub(crate) async fn abort(&self, key: &str, upload: &str) -> Result<()> {
+        for _ in 0..20 {
+            let call = self.s3.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
+            match sent("abort an upload", CALL, call.send()).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            match self.parts(key, upload).await? {
+                None => return Ok(()),
+                Some(left) if left.count == 0 => return Ok(()),
+                Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        let text = "cannot abort an upload: parts of it come back again and again";
+        Err(Error::new(ErrorKind::Unavailable, text).with_hint("something else still writes to it"))
+    }
+
+    /// The parts that an upload has, if there is such an upload.
+    pub(crate) async fn parts(&self, key: &str, upload: &str) -> Result<Option<Parts>> {
+        let mut all = Parts::default();
+        let mut marker = None;
+        loop {
+            let call = self
+                .s3
+                .list_parts()
+                .bucket(&self.bucket)
+                .key(key)
+                .upload_id(upload)
+                .set_part_number_marker(marker.take());
+            let page = match sent("list the parts of an upload", CALL, call.send()).await {
+                Ok(page) => page,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            for part in page.parts() {
+                all.count += 1;
+                all.bytes += part.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                all.newest = all.newest.max(part.last_modified().map(|time| time.secs()));
+            }
+            match page.next_part_number_marker.filter(|_| page.is_truncated == Some(true)) {
+                Some(next) => marker = Some(next),
+                None => return Ok(Some(all)),
+            }
+        }
+    }
+
+    /// Removes an object; a missing one is none the less removed.
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
+        let call = self.s3.delete_object().bucket(&self.bucket).key(key);
+        match sent("delete an object", CALL, call.send()).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A page of the objects right under `prefix`, and where the next page starts.
+    pub(crate) async fn list(
+        &self,
+        prefix: &str,
+        from: Option<String>,
+    ) -> Result<(Vec<Listed>, Option<String>)> {
+        let call = self
+            .s3
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            .delimiter("/")
+            .set_continuation_token(from);
+        let page = sent("list the bucket", CALL, call.send()).await?;
+        let next = page.next_continuation_token.filter(|_| page.is_truncated == Some(true));
+        let objects = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
+            Some(Listed {
+                key: object.key?,
+                size: object.size.and_then(|size| size.try_into().ok())?,
+                modified: object.last_modified.map(|time| time.secs()).unwrap_or_default(),
+            })
+        });
+        Ok((objects.collect(), next))
+    }
+
+    /// The unfinished uploads under `prefix`.
+    ///
+    /// MinIO takes a prefix for the whole key, and without one it forgets uploads when it is restarted.
+    pub(crate) async fn uploads(&self, prefix: &str) -> Result<Vec<Pending>> {
+        let mut all = Vec::new();
+        let (mut key, mut id) = (None, None);
+        loop {
+            let call = self
+                .s3
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .set_key_marker(key.take())
+                .set_upload_id_marker(id.take());
+            let page = sent("list unfinished uploads", CALL, call.send()).await?;
+            all.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|upload| {
+                Some(Pending {
+                    key: upload.key?,
+                    upload: upload.upload_id?,
+                    initiated: upload.initiated.map(|time| time.secs()).unwrap_or_default(),
+                })
+            }));
+            if page.is_truncated != Some(true) || page.next_key_marker.is_none() {
+                return Ok(all);
+            }
+            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
+        }
+    }
+}
+
+/// What is there of an upload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// When the last one came, in seconds since 1970 by the server's clock.
+    pub(crate) newest: Option<i64>,
+}
+
+/// The longest sidecar that is read; properties are at most 1 KiB before they are escaped.
+const MAX_SIDECAR: usize = 64 << 10;
+
+/// Servers give the names of user metadata back in any case.
+fn token_of(metadata: Option<&std::collections::HashMap<String, String>>) -> Option<String> {
+    metadata?.iter().find(|(name, _)| name.eq_ignore_ascii_case(TOKEN)).map(|(_, token)| token.clone())
+}
+
+/// How many bytes of the answer to skip, and how long it is: a server may ignore a range and send all, or send it and
+/// not say so.
+fn first_byte(
+    content_range: Option<&str>,
+    length: Option<i64>,
+    range: &Range<u64>,
+    size: u64,
+) -> Result<(u64, u64)> {
+    let wanted = range.end - range.start;
+    let length = length.and_then(|length| u64::try_from(length).ok());
+    let said = match content_range {
+        Some(text) => {
+            let span = text.strip_prefix("bytes ").and_then(|text| text.split_once('/'));
+            let span = span.and_then(|(span, _)| span.split_once('-'));
+            span.and_then(|(start, end)| Some((start.trim().parse().ok()?, end.trim().parse().ok()?)))
+        }
+        None if length == Some(wanted) => Some((range.start, range.end - 1)),
+        None if length == Some(size) => Some((0, size - 1)),
+        None => None,
+    };
+    match said {
+        Some((start, end)) if start <= range.start && range.end - 1 <= end => {
+            Ok((range.start - start, length.unwrap_or(end - start + 1)))
+        }
+        _ => Err(Error::new(ErrorKind::Corrupt, "the server sent another range than it was asked for")),
+    }
+}
+
+/// What a failed condition means to a reader.
+fn gone(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened")
+                .with_hint("open it again")
+        }
+        ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "the blob was deleted since it was opened"),
+        _ => error,
+    }
+}
+
+fn broken(what: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> Error {
+    let text = aws_sdk_s3::error::DisplayErrorContext(error).to_string();
+    Error::new(ErrorKind::Unavailable, format!("cannot {what}: the connection broke: {text}"))
+}
+
+fn no_length() -> Error {
+    Error::new(ErrorKind::Internal, "the server does not say how long an object is")
+}
+
+/// The SDK panics over certificates that it cannot read.
+fn checked_pem(pem: Vec<u8>) -> Result<Vec<u8>> {
+    let text = String::from_utf8_lossy(&pem);
+    let begins = text.matches("-----BEGIN CERTIFICATE-----").count();
+    let ends = text.matches("-----END CERTIFICATE-----").count();
+    match begins > 0 && begins == ends {
+        true => Ok(pem),
+        false => Err(Error::new(ErrorKind::Invalid, "`ca_file` holds no certificates in PEM")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_taken_only_as_what_it_is() {
+        let range = 10..20;
+        let first = |content_range, length| first_byte(content_range, length, &range, 100);
+        assert_eq!(first(Some("bytes 10-19/100"), Some(10)).unwrap().0, 0);
+        assert_eq!(first(Some("bytes 0-99/100"), Some(100)).unwrap().0, 10);
+        assert_eq!(first(None, Some(10)).unwrap().0, 0);
+        assert_eq!(first(None, Some(100)).unwrap().0, 10);
+        for (content_range, length) in [
+            (Some("bytes 11-20/100"), Some(10)),
+            (Some("bytes 10-18/100"), Some(9)),
+            (Some("nonsense"), Some(10)),
+            (None, Some(50)),
+            (None, None),
+        ] {
+            assert_eq!(first(content_range, length).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        assert_eq!(first_byte(None, Some(10), &(0..10), 10).unwrap().0, 0);
+    }
+}

@@ -1,0 +1,278 @@
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use store_core::{Backend, Config, Error, ErrorKind, Result, Secret, Size};
+
+use crate::S3Backend;
+
+/// Settings of an S3 store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket.
+    pub bucket: String,
+    /// `http://` or `https://`, host and port of the server; Amazon's own for the region where it is not set.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// The region to sign for. Where it is not set: `us-east-1` at an `endpoint`, else what the environment says.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// What all keys start with, such as `images/`.
+    #[serde(default)]
+    pub prefix: String,
+    /// Access key; without it, the SDK's chain of variables, profiles and instance roles is asked.
+    #[serde(default)]
+    pub access_key: Option<Secret>,
+    /// Secret key.
+    #[serde(default)]
+    pub secret_key: Option<Secret>,
+    /// Token of temporary credentials.
+    #[serde(default)]
+    pub session_token: Option<Secret>,
+    /// Whether the bucket is named in the path or in the host.
+    #[serde(default)]
+    pub path_style: PathStyle,
+    /// Creates the bucket if it is missing.
+    #[serde(default)]
+    pub create_bucket: bool,
+    /// How the server can tell that what it received is what was sent.
+    #[serde(default)]
+    pub checksum: Checksum,
+    /// The least size of a part; smaller blobs are sent in one piece.
+    #[serde(default = "part_size")]
+    pub part_size: Size,
+    /// Parts of an upload, or pieces of a download, that are on their way at once.
+    #[serde(default = "concurrency")]
+    pub concurrency: u32,
+    /// The most memory that the parts of one upload take.
+    #[serde(default = "window")]
+    pub window: Size,
+    /// The size of the pieces that a download asks for.
+    #[serde(default = "part_size")]
+    pub read_size: Size,
+    /// Storage class of blobs; the bucket's own where it is not set.
+    #[serde(default)]
+    pub storage_class: Option<String>,
+    /// Encryption by the server; the bucket's own setting where it is not set.
+    #[serde(default)]
+    pub sse: Option<Sse>,
+    /// The key to encrypt with, for `sse = "kms"`.
+    #[serde(default)]
+    pub sse_kms_key: Option<String>,
+    /// Certificates in PEM that are trusted besides those of the system.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Whether the server refuses to replace an object when it is asked to (`If-None-Match: *`).
+    #[serde(default)]
+    pub conditional_writes: Conditional,
+    /// What stands for the server in locations; the endpoint's host and port where it is not set.
+    #[serde(default)]
+    pub location_host: Option<String>,
+}
+
+/// Where the bucket is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PathStyle {
+    /// In the path at an `endpoint`, in the host's name at Amazon.
+    #[default]
+    Auto,
+    /// In the path.
+    On,
+    /// In the host's name.
+    Off,
+}
+
+/// How the server can tell that what it received is what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Checksum {
+    /// The request's signature covers a SHA-256 of the content. Every server checks it.
+    #[default]
+    Sha256,
+    /// A CRC-32C, which the server also keeps. Cheap; needs Amazon, or a server of 2023 or later.
+    Crc32c,
+    /// A CRC-64/NVME, which the server also keeps. Cheap; needs Amazon, or a server of 2025 or later.
+    Crc64nvme,
+    /// None: what TLS does is enough.
+    None,
+}
+
+/// Whether the server honours `If-None-Match: *`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Conditional {
+    /// Tried out when the store is opened.
+    #[default]
+    Auto,
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Encryption by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Sse {
+    /// With keys of the storage (`AES256`).
+    Aes256,
+    /// With a key of the key management service (`aws:kms`).
+    Kms,
+}
+
+/// The least size of a part that is not the last one.
+pub(crate) const MIN_PART: u64 = 5 << 20;
+
+/// The largest part.
+pub(crate) const MAX_PART: u64 = 5 << 30;
+
+fn part_size() -> Size {
+    Size(8 << 20)
+}
+
+fn window() -> Size {
+    Size(64 << 20)
+}
+
+fn concurrency() -> u32 {
+    4
+}
+
+impl S3Config {
+    /// The settings of a store in `bucket`, all else as by default.
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            endpoint: None,
+            region: None,
+            prefix: String::new(),
+            access_key: None,
+            secret_key: None,
+            session_token: None,
+            path_style: PathStyle::default(),
+            create_bucket: false,
+            checksum: Checksum::default(),
+            part_size: part_size(),
+            concurrency: concurrency(),
+            window: window(),
+            read_size: part_size(),
+            storage_class: None,
+            sse: None,
+            sse_kms_key: None,
+            ca_file: None,
+            conditional_writes: Conditional::default(),
+            location_host: None,
+        }
+    }
+
+    /// Finds what cannot work before anything is sent.
+    pub(crate) fn check(&self) -> Result<()> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
+        if self.bucket.is_empty() || self.bucket.contains(['/', ':', '@']) {
+            return invalid(format!("`bucket` {:?} is no bucket's name", self.bucket));
+        }
+        if self.access_key.is_some() != self.secret_key.is_some() {
+            return invalid("`access_key` and `secret_key` go together; one of them is missing".to_owned());
+        }
+        if self.session_token.is_some() && self.access_key.is_none() {
+            return invalid("`session_token` belongs to an `access_key`, which is missing".to_owned());
+        }
+        if let Some(endpoint) = &self.endpoint {
+            host_of(endpoint)?;
+        }
+        let segments_fit = self.prefix.split('/').rev().skip(1).all(|part| !["", ".", ".."].contains(&part));
+        if !segments_fit || self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
+            return invalid(format!("`prefix` {:?} must be parts with single slashes between", self.prefix))
+                .map_err(|error: Error| error.with_hint("a prefix looks like images/ or cloud/images/"));
+        }
+        if !(MIN_PART..=MAX_PART).contains(&self.part_size.0) {
+            return invalid(format!("`part_size` {} is not from 5 MiB to 5 GiB", self.part_size));
+        }
+        if self.window < self.part_size {
+            return invalid(format!("`window` {} holds no part of {}", self.window, self.part_size));
+        }
+        if !(1..=256).contains(&self.concurrency) {
+            return invalid(format!("`concurrency` {} is not from 1 to 256", self.concurrency));
+        }
+        if self.read_size.0 < 64 << 10 || self.read_size.0 > 1 << 30 {
+            return invalid(format!("`read_size` {} is not from 64 KiB to 1 GiB", self.read_size));
+        }
+        if self.sse_kms_key.is_some() && self.sse != Some(Sse::Kms) {
+            return invalid("`sse_kms_key` needs `sse` = \"kms\"".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Host and port of an endpoint.
+pub(crate) fn host_of(endpoint: &str) -> Result<&str> {
+    let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    // Not quoted: it may hold credentials.
+    host.filter(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])).ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, "`endpoint` is not http:// or https:// with a host and a port")
+            .with_hint("an endpoint looks like https://s3.example.org:9000; credentials have their own keys")
+    })
+}
+
+impl Config for S3Config {
+    const TYPE: &'static str = "s3";
+
+    async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
+        Ok(Arc::new(S3Backend::connect(&self).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store_core::Settings;
+
+    use super::*;
+
+    fn check(text: &str) -> Result<S3Config> {
+        let settings = Settings::parse(&format!("[stores.a]\ntype = 's3'\n{text}"))?;
+        let config: S3Config = settings.section("a")?.backend()?;
+        config.check().map(|()| config)
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        assert_eq!(check("bucket = 'b'").unwrap().window.0, 64 << 20);
+        assert!(check("bucket = 'b'\nendpoint = 'http://127.0.0.1:9000/'\nprefix = 'a/b/'").is_ok());
+        for (text, named) in [
+            ("", "`bucket`"),
+            ("bucket = 'a/b'", "`bucket`"),
+            ("bucket = 'b'\naccess_key = 'x'", "`secret_key`"),
+            ("bucket = 'b'\nsession_token = 'x'", "`session_token`"),
+            ("bucket = 'b'\nendpoint = 's3.example.org'", "`endpoint`"),
+            ("bucket = 'b'\nendpoint = 'http://key:hunter2@host'", "`endpoint`"),
+            ("bucket = 'b'\nendpoint = 'http://host/path'", "`endpoint`"),
+            ("bucket = 'b'\nprefix = '/a/'", "`prefix`"),
+            ("bucket = 'b'\nprefix = 'a//b/'", "`prefix`"),
+            ("bucket = 'b'\nprefix = 'a/../b'", "`prefix`"),
+            ("bucket = 'b'\npart_size = '1MiB'", "`part_size`"),
+            ("bucket = 'b'\nwindow = '1MiB'", "`window`"),
+            ("bucket = 'b'\nconcurrency = 0", "`concurrency`"),
+            ("bucket = 'b'\nread_size = 1", "`read_size`"),
+            ("bucket = 'b'\nsse_kms_key = 'x'", "`sse_kms_key`"),
+            ("bucket = 'b'\nchecksum = 'md5'", "`checksum`"),
+            ("bucket = 'b'\nacces_key = 'hunter2'", "`acces_key`"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
+            assert!(error.message().contains(named), "{text}: {error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_never_show() {
+        let config = check("bucket = 'b'\naccess_key = 'hunter1'\nsecret_key = 'hunter2'").unwrap();
+        assert!(!format!("{config:?}").contains("hunter"));
+    }
+}

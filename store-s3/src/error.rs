@@ -1,0 +1,236 @@
+use std::error::Error as StdError;
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+};
+use store_core::{BlobId, Error, ErrorKind};
+
+/// What the server, or the way to it, says.
+///
+/// No cause is attached: the SDK's holds whole responses. Its text is in the message where it helps.
+pub(crate) fn from_sdk<E>(what: &str, error: &SdkError<E, HttpResponse>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    match error {
+        SdkError::ServiceError(service) => {
+            let (status, region) = {
+                let raw = service.raw();
+                (raw.status().as_u16(), raw.headers().get("x-amz-bucket-region"))
+            };
+            let error = service.err();
+            answer(
+                what,
+                status,
+                error.code().unwrap_or_default(),
+                error.message().unwrap_or_default(),
+                region,
+            )
+        }
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
+            let text =
+                format!("cannot {what}: the reply (status {status}) is cut off or not of S3's protocol");
+            Error::new(ErrorKind::Unavailable, text)
+                .with_hint("if it lasts, `endpoint` leads to something else than an S3 server")
+        }
+        SdkError::DispatchFailure(failure) => {
+            let text = DisplayErrorContext(error).to_string();
+            let passing = failure.is_timeout() || failure.is_io();
+            unreachable(what, &text, passing)
+        }
+        SdkError::TimeoutError(_) => late(what),
+        _ => unreachable(what, &DisplayErrorContext(error).to_string(), false),
+    }
+}
+
+/// No answer within the time for it.
+pub(crate) fn late(what: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot {what}: the server did not answer in time"))
+}
+
+/// Kind and hint of each error code; codes differ between servers, so that the status decides where none is known.
+fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<&str>) -> Error {
+    use ErrorKind as Kind;
+    let full = message.contains("no space left") || message.contains("minimum free drive threshold");
+    let (kind, hint) = match code {
+        _ if full || status == 507 => (Kind::NoSpace, Some("the server's disks are full")),
+        "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "QuotaExceeded" | "InsufficientCapacity" => {
+            (Kind::NoSpace, Some("delete blobs, or have the server's space or quota raised"))
+        }
+        "NoSuchBucket" => (
+            Kind::Invalid,
+            Some("check `bucket`, or set `create_bucket = true` to have a missing one created"),
+        ),
+        "NoSuchKey" => (Kind::NotFound, None),
+        "NoSuchUpload" => (Kind::NotFound, Some("the upload has been swept away; send the image again")),
+        "PreconditionFailed" => (Kind::AlreadyExists, None),
+        "ConditionalRequestConflict" | "OperationAborted" => (Kind::Unavailable, None),
+        "SignatureDoesNotMatch" => (Kind::Denied, Some("`secret_key` is wrong for this `access_key`")),
+        "InvalidAccessKeyId" => (Kind::Denied, Some("the server does not know this `access_key`")),
+        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+            (Kind::Denied, Some("`session_token` has expired or is wrong; get new temporary credentials"))
+        }
+        "RequestTimeTooSkewed" | "RequestExpired" => {
+            (Kind::Denied, Some("the clocks of this host and of the server differ; set them right (NTP)"))
+        }
+        "AuthorizationHeaderMalformed"
+        | "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "IllegalLocationConstraintException"
+        | "InvalidRegion"
+        | "InvalidLocationConstraint" => (Kind::Invalid, Some("`region` is not the one of the bucket")),
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidObjectState" => {
+            (Kind::Denied, Some(PERMISSIONS))
+        }
+        "InvalidBucketName" | "KeyTooLongError" | "XMinioInvalidObjectName" | "XMinioInvalidResourceName" => {
+            (Kind::Invalid, Some("the server does not take this `bucket` or `prefix`"))
+        }
+        "InvalidStorageClass" => (Kind::Invalid, Some("the server has no such `storage_class`")),
+        "NotImplemented" | "MethodNotAllowed" => (Kind::Unsupported, None),
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentChecksumMismatch"
+        | "XAmzContentSHA256Mismatch"
+        | "IncompleteBody" => (Kind::Unavailable, Some("the bytes were damaged on their way")),
+        "RequestTimeout" | "SlowDown" | "TooManyRequests" | "InternalError" => (Kind::Unavailable, None),
+        _ => match status {
+            301 | 307 => (Kind::Invalid, Some("`region` or `endpoint` is not the one of the bucket")),
+            401 | 403 => (Kind::Denied, Some(PERMISSIONS)),
+            404 => (Kind::NotFound, None),
+            408 | 425 | 429 => (Kind::Unavailable, None),
+            412 => (Kind::AlreadyExists, None),
+            501 | 405 => (Kind::Unsupported, None),
+            500.. => (Kind::Unavailable, None),
+            _ => (Kind::Internal, None),
+        },
+    };
+    let code = if code.is_empty() { "no code" } else { code };
+    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+    let error = Error::new(kind, format!("cannot {what}: status {status}, {code}{message}"));
+    match (hint, region) {
+        (Some(_), Some(region)) if kind == Kind::Invalid => {
+            error.with_hint(format!("the bucket is in the region {region}; set `region` to it"))
+        }
+        (Some(hint), _) => error.with_hint(hint),
+        (None, _) => error,
+    }
+}
+
+const PERMISSIONS: &str = "the credentials lack a permission: the store reads, writes, deletes and lists objects and \
+     multipart uploads; without the one to list, a missing blob looks like a forbidden one";
+
+/// No answer at all. What a configuration can mend is not worth a retry.
+fn unreachable(what: &str, text: &str, passing: bool) -> Error {
+    let lower = text.to_lowercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
+    let (kind, reason, hint) =
+        if has(&["credentialsnotloaded", "no providers in chain", "credentials provider"]) {
+            (
+                ErrorKind::Denied,
+                "there are no credentials",
+                "set `access_key` and `secret_key`, or give the environment what the AWS SDK looks for",
+            )
+        } else if has(&["missing region", "a region must be set"]) {
+            (ErrorKind::Invalid, "no region is known", "set `region`")
+        } else if has(&["certificate", "unknownissuer", "notvalidforname"]) {
+            (
+                ErrorKind::Invalid,
+                "the server's certificate is not trusted",
+                "name the authority that signed it in `ca_file`, and use the host's name that it is for",
+            )
+        } else if has(&["corrupt message", "invalidcontenttype", "received corrupt"]) {
+            (ErrorKind::Invalid, "the server does not speak TLS there", "write `endpoint` with http://")
+        } else if has(&["dns error", "failed to lookup address", "name resolution"]) {
+            (ErrorKind::Unavailable, "the server's name is not known", "check the host in `endpoint`")
+        } else if has(&["connection refused"]) {
+            (
+                ErrorKind::Unavailable,
+                "nothing listens there",
+                "check host and port of `endpoint`, and the server",
+            )
+        } else if passing || has(&["connection", "broken pipe", "reset", "closed", "incomplete", "canceled"])
+        {
+            (ErrorKind::Unavailable, "the connection broke", "if it lasts, check the network and the server")
+        } else {
+            let text = format!("cannot {what}: {text}");
+            return Error::new(ErrorKind::Internal, text);
+        };
+    Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(Cause(text.to_owned()))
+}
+
+/// The SDK's words on a failure without a response: host, port and reasons of the network, no request.
+#[derive(Debug)]
+struct Cause(String);
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Cause {}
+
+pub(crate) fn taken(id: &BlobId) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
+}
+
+pub(crate) fn swept() -> Error {
+    Error::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
+}
+
+pub(crate) fn stopped(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a request was stopped").with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_decide_and_else_the_status() {
+        for (status, code, kind) in [
+            (403, "SignatureDoesNotMatch", ErrorKind::Denied),
+            (403, "RequestTimeTooSkewed", ErrorKind::Denied),
+            (400, "AuthorizationHeaderMalformed", ErrorKind::Invalid),
+            (301, "PermanentRedirect", ErrorKind::Invalid),
+            (404, "NoSuchBucket", ErrorKind::Invalid),
+            (404, "NoSuchKey", ErrorKind::NotFound),
+            (404, "", ErrorKind::NotFound),
+            (403, "", ErrorKind::Denied),
+            (412, "", ErrorKind::AlreadyExists),
+            (429, "TooManyRequests", ErrorKind::Unavailable),
+            (503, "SlowDown", ErrorKind::Unavailable),
+            (503, "SlowDownWrite", ErrorKind::Unavailable),
+            (500, "InternalError", ErrorKind::Unavailable),
+            (400, "RequestTimeout", ErrorKind::Unavailable),
+            (507, "XMinioStorageFull", ErrorKind::NoSpace),
+            (400, "XAmzContentSHA256Mismatch", ErrorKind::Unavailable),
+            (501, "NotImplemented", ErrorKind::Unsupported),
+            (400, "Unheard", ErrorKind::Internal),
+        ] {
+            let error = answer("x", status, code, "", None);
+            assert_eq!(error.kind(), kind, "{status} {code}");
+        }
+        let full = answer("x", 500, "InternalError", "write: no space left on device", None);
+        assert_eq!(full.kind(), ErrorKind::NoSpace);
+        let elsewhere = answer("x", 400, "AuthorizationHeaderMalformed", "", Some("eu-1"));
+        assert_eq!(elsewhere.hint(), Some("the bucket is in the region eu-1; set `region` to it"));
+    }
+
+    #[test]
+    fn what_a_configuration_can_mend_is_not_retried() {
+        for (text, kind) in [
+            ("dispatch failure: dns error: failed to lookup address", ErrorKind::Unavailable),
+            ("tcp connect error: Connection refused (os error 111)", ErrorKind::Unavailable),
+            ("connection closed before message completed", ErrorKind::Unavailable),
+            ("invalid peer certificate: UnknownIssuer", ErrorKind::Invalid),
+            ("received corrupt message of type InvalidContentType", ErrorKind::Invalid),
+            ("no providers in chain provided credentials", ErrorKind::Denied),
+            ("something else", ErrorKind::Internal),
+        ] {
+            assert_eq!(unreachable("x", text, false).kind(), kind, "{text}");
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! What only S3 does: servers that break the rules, and real ones that say no.
+//!
+//! Rules are broken by a small server in this process, since no real one breaks them all. Everything that MinIO can
+//! do is asked of MinIO.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use futures::{TryStreamExt, stream};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use store_core::{
+    Backend, BlobId, Chunk, Error, ErrorKind, Expect, Location, Meta, Options, Retry, Secret, SizeHint, Span,
+    Store, Swept,
+};
+use store_s3::{Checksum, Conditional, S3Backend, S3Config};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
+
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod server;
+
+use server::{Server, bucket};
+
+type Outcome = Result<(), String>;
+type Plain = (&'static str, fn() -> Outcome);
+
+fn main() {
+    let broken: [Plain; 7] = [
+        ("a_server_that_ignores_ranges_is_read_exactly", ignored_range),
+        ("a_range_that_is_served_as_all_is_read_exactly", unnamed_range),
+        ("an_answer_that_ends_early_is_gone_on_with", early_end),
+        ("an_error_in_a_reply_of_status_200_is_no_commit", error_in_200),
+        ("a_server_without_conditions_is_found_out", no_conditions),
+        ("a_server_that_stores_something_else_is_found_out", framing),
+        ("a_server_that_is_not_there_is_unavailable", nobody),
+    ];
+    let real: [Plain; 11] = [
+        ("wrong_credentials_are_denied_and_not_shown", wrong_credentials),
+        ("a_missing_bucket_is_named", missing_bucket),
+        ("a_wrong_region_is_named", wrong_region),
+        ("a_certificate_is_checked", certificates),
+        ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
+        ("a_throttled_upload_gets_through", throttled),
+        ("every_checksum_works", checksums),
+        ("objects_of_others_are_read_and_their_keys_not_shown", foreign),
+        ("parts_grow_with_the_length", long_image),
+        ("an_upload_takes_its_window_of_memory", memory),
+        ("a_replaced_object_is_no_longer_read", replaced),
+    ];
+    let mut trials: Vec<Trial> = broken
+        .into_iter()
+        .map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)))
+        .collect();
+    trials.extend(real.into_iter().map(|(name, test)| {
+        Trial::ignorable_test(name, move || match (&*SERVER, required()) {
+            (Ok(_), _) => test().map(|()| Completion::Completed).map_err(Failed::from),
+            (Err(why), true) => Err(Failed::from(format!("required, but {why}"))),
+            (Err(why), false) => Ok(Completion::ignored_with(why)),
+        })
+    }));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("wire", &[]));
+
+fn required() -> bool {
+    conformance_tests::is_required("s3")
+}
+
+fn real() -> Result<&'static Server, String> {
+    SERVER.as_ref().map_err(Clone::clone)
+}
+
+fn run(test: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Runtime::new().unwrap().block_on(test)
+}
+
+async fn open(config: &S3Config) -> Result<Store, String> {
+    let backend = S3Backend::connect(config).await.map_err(|e| format!("{e}: {e:?}"))?;
+    Ok(Store::new("a", Arc::new(backend), quick()))
+}
+
+fn quick() -> Options {
+    let mut options = Options::default();
+    let millis = |millis| Span(Duration::from_millis(millis));
+    options.retry = Retry { attempts: 3, delay: millis(10), max_delay: millis(50) };
+    options
+}
+
+fn check(truth: bool, what: impl Into<String>) -> Outcome {
+    if truth { Ok(()) } else { Err(what.into()) }
+}
+
+fn text<T>(outcome: Result<T, Error>) -> Result<T, String> {
+    outcome.map_err(|error| format!("{error}: {error:?}"))
+}
+
+/// Fails unless `outcome` is an error of that kind whose hint has `hint` in it, and gives the error.
+fn refused<T>(outcome: Result<T, Error>, kind: ErrorKind, hint: &str) -> Result<Error, String> {
+    match outcome {
+        Err(error) if error.kind() == kind && error.hint().unwrap_or_default().contains(hint) => Ok(error),
+        Err(error) => Err(format!("expected {kind} ({hint}), got {error:?}, hint {:?}", error.hint())),
+        Ok(_) => Err(format!("expected {kind} ({hint}), and it worked")),
+    }
+}
+
+fn content(len: usize) -> Bytes {
+    let mut state = 7u32;
+    let bytes = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    bytes.take(len).collect::<Vec<u8>>().into()
+}
+
+async fn put(store: &Store, id: &str, bytes: &Bytes) -> Result<Location, Error> {
+    Ok(store.put(&id.parse()?, store_core::once(bytes.clone()), Expect::new()).await?.location)
+}
+
+// --- servers that break the rules -----------------------------------------------------------------------------
+
+/// A small server of objects in memory, and what it does wrong.
+#[derive(Clone, Default)]
+struct Wrong {
+    objects: Arc<Mutex<BTreeMap<String, Held>>>,
+    parts: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    ignores_ranges: bool,
+    names_no_ranges: bool,
+    ends_early: Arc<Mutex<u32>>,
+    fails_in_200: Arc<Mutex<u32>>,
+    ignores_conditions: bool,
+    stores_more: bool,
+}
+
+/// An object's bytes and token.
+type Held = (Vec<u8>, Option<String>);
+
+struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Wrong {
+    async fn start(self) -> S3Config {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = S3Config::new("bucket");
+        config.endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+        config.access_key = Some(Secret::new("key"));
+        config.secret_key = Some(Secret::new("secret"));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = self.clone();
+                tokio::spawn(async move {
+                    let mut client = BufReader::new(client);
+                    while let Some(request) = read(&mut client).await {
+                        let (reply, whole) = server.answer(&request);
+                        if client.write_all(&reply).await.is_err() || !whole {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        config
+    }
+
+    /// The reply, and whether all of it is sent.
+    fn answer(&self, request: &Request) -> (Vec<u8>, bool) {
+        let mut objects = self.objects.lock().unwrap();
+        let key = request.path.trim_start_matches("/bucket").trim_start_matches('/').to_owned();
+        let taken = objects.contains_key(&key) && request.headers.contains_key("if-none-match");
+        let token = request.headers.get("x-amz-meta-imagestore-token").cloned();
+        let empty = |status: &str| (reply(status, "", b"", true), true);
+        match (request.method.as_str(), request.query.as_str()) {
+            ("GET", query) if key.is_empty() && query.contains("list-type") => {
+                let xml = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+                (reply("200 OK", "", xml.as_bytes(), true), true)
+            }
+            ("GET", query) if query.contains("uploadId") => empty("404 Not Found"),
+            ("HEAD" | "GET", _) => {
+                let Some((bytes, token)) = objects.get(&key) else { return empty("404 Not Found") };
+                let token = token.as_ref().map(|token| format!("X-Amz-Meta-Imagestore-Token: {token}\r\n"));
+                let headers = format!("ETag: \"{}\"\r\n{}", bytes.len(), token.unwrap_or_default());
+                let range = request.headers.get("range").and_then(|range| {
+                    let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+                    Some(start.parse().ok()?..end.parse::<usize>().ok()? + 1)
+                });
+                let body = request.method == "GET";
+                let Some(range) = range.filter(|_| !self.ignores_ranges) else {
+                    return (reply("200 OK", &headers, bytes, body), true);
+                };
+                let named = format!(
+                    "{headers}Content-Range: bytes {}-{}/{}\r\n",
+                    range.start,
+                    range.end - 1,
+                    bytes.len()
+                );
+                let mut all = match self.names_no_ranges {
+                    true => reply("200 OK", &headers, &bytes[range], body),
+                    false => reply("206 Partial Content", &named, &bytes[range], body),
+                };
+                let mut left = self.ends_early.lock().unwrap();
+                let whole = *left == 0 || all.len() < 4096;
+                if !whole {
+                    *left -= 1;
+                    all.truncate(all.len() - 1000);
+                }
+                (all, whole)
+            }
+            ("PUT", query) if query.contains("partNumber") => {
+                let number = query.split('&').find_map(|pair| pair.strip_prefix("partNumber=")).unwrap();
+                self.parts.lock().unwrap().insert(format!("{number:0>5}"), request.body.clone());
+                (reply("200 OK", "ETag: \"part\"\r\n", b"", true), true)
+            }
+            ("PUT" | "POST", _) if taken && !self.ignores_conditions => empty("412 Precondition Failed"),
+            ("PUT", _) => {
+                let mut bytes = request.body.clone();
+                if self.stores_more && token.is_some() {
+                    bytes.extend_from_slice(b"0;chunk-signature=00\r\n\r\n");
+                }
+                objects.insert(key, (bytes, token));
+                (reply("200 OK", "ETag: \"object\"\r\n", b"", true), true)
+            }
+            ("POST", query) if query.contains("uploads") => {
+                self.parts.lock().unwrap().clear();
+                let id = token.unwrap_or_default();
+                let xml = format!(
+                    "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+                );
+                (reply("200 OK", "", xml.as_bytes(), true), true)
+            }
+            ("POST", query) => {
+                let mut left = self.fails_in_200.lock().unwrap();
+                if *left > 0 {
+                    *left -= 1;
+                    let xml = "<Error><Code>InternalError</Code><Message>try again</Message></Error>";
+                    return (reply("200 OK", "", xml.as_bytes(), true), true);
+                }
+                let token =
+                    query.split('&').find_map(|pair| pair.strip_prefix("uploadId=")).map(str::to_owned);
+                let all = self.parts.lock().unwrap().values().flatten().copied().collect();
+                objects.insert(key, (all, token));
+                let xml = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>";
+                (reply("200 OK", "", xml.as_bytes(), true), true)
+            }
+            ("DELETE", query) => {
+                if !query.contains("uploadId") {
+                    objects.remove(&key);
+                }
+                empty("204 No Content")
+            }
+            _ => empty("501 Not Implemented"),
+        }
+    }
+}
+
+fn reply(status: &str, headers: &str, body: &[u8], with_body: bool) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    let mut all = head.into_bytes();
+    if with_body {
+        all.extend_from_slice(body);
+    }
+    all
+}
+
+async fn read(client: &mut BufReader<tokio::net::TcpStream>) -> Option<Request> {
+    let mut line = String::new();
+    client.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, target) = (words.next()?, words.next()?);
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line).await.ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    if headers.contains_key("expect") {
+        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+    }
+    let mut body = vec![0; length];
+    client.read_exact(&mut body).await.ok()?;
+    Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers, body })
+}
+
+/// Uploads in one piece and in parts, and reads all and some of it.
+async fn round_trip(wrong: Wrong) -> Outcome {
+    let store = open(&wrong.start().await).await?;
+    for len in [0, 1, 100_000, 20 << 20] {
+        let bytes = content(len);
+        let at = text(put(&store, &format!("blob-{len}"), &bytes).await)?;
+        check(text(store.get(&at, ..).await)? == bytes, format!("{len} bytes came back as others"))?;
+        if len > 70 {
+            let some = text(store.get(&at, 17..len as u64 - 33).await)?;
+            check(some == bytes[17..len - 33], format!("a range of {len} bytes came back as another"))?;
+        }
+    }
+    Ok(())
+}
+
+fn ignored_range() -> Outcome {
+    run(round_trip(Wrong { ignores_ranges: true, ..Wrong::default() }))
+}
+
+fn unnamed_range() -> Outcome {
+    run(round_trip(Wrong { names_no_ranges: true, ..Wrong::default() }))
+}
+
+fn early_end() -> Outcome {
+    run(round_trip(Wrong { ends_early: Arc::new(Mutex::new(2)), ..Wrong::default() }))
+}
+
+fn error_in_200() -> Outcome {
+    run(async {
+        round_trip(Wrong { fails_in_200: Arc::new(Mutex::new(2)), ..Wrong::default() }).await?;
+        let wrong = Wrong { fails_in_200: Arc::new(Mutex::new(u32::MAX)), ..Wrong::default() };
+        let store = open(&wrong.clone().start().await).await?;
+        refused(put(&store, "a", &content(9 << 20)).await, ErrorKind::Unavailable, "")?;
+        check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")
+    })
+}
+
+fn no_conditions() -> Outcome {
+    run(async {
+        let wrong = Wrong { ignores_conditions: true, ..Wrong::default() };
+        let mut config = wrong.clone().start().await;
+        let store = open(&config).await?;
+        check(!store.info().can.atomic_create, "the server was not found out")?;
+        let mut late = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
+        text(late.write(Bytes::from("late")).await)?;
+        let at = text(put(&store, "a", &Bytes::from("early")).await)?;
+        refused(late.finish().await, ErrorKind::AlreadyExists, "")?;
+        refused(put(&store, "a", &Bytes::from("later")).await, ErrorKind::AlreadyExists, "")?;
+        check(text(store.get(&at, ..).await)? == "early", "the winner was overwritten")?;
+        check(wrong.objects.lock().unwrap().len() == 2, "something is left behind")?;
+        config.conditional_writes = Conditional::On;
+        check(open(&config).await?.info().can.atomic_create, "what is configured is not believed")
+    })
+}
+
+fn framing() -> Outcome {
+    run(async {
+        let wrong = Wrong { stores_more: true, ..Wrong::default() };
+        let store = open(&wrong.clone().start().await).await?;
+        refused(put(&store, "a", &content(1000)).await, ErrorKind::Corrupt, "")?;
+        check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")
+    })
+}
+
+fn nobody() -> Outcome {
+    run(async {
+        let mut config = S3Config::new("bucket");
+        config.access_key = Some(Secret::new("key"));
+        config.secret_key = Some(Secret::new("hunter2"));
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        config.endpoint = Some(format!("http://{free}"));
+        let error = refused(S3Backend::connect(&config).await, ErrorKind::Unavailable, "`endpoint`")?;
+        check(!format!("{error:?}").contains("hunter2"), "a secret shows")?;
+        config.endpoint = Some("http://no-such-host.invalid:9000".to_owned());
+        refused(S3Backend::connect(&config).await, ErrorKind::Unavailable, "host").map(drop)
+    })
+}
+
+// --- a real server ----------------------------------------------------------------------------------------------
+
+fn wrong_credentials() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        for (key, secret, hint) in [
+            (real()?.access_key.as_str(), "hunter2hunter2", "`secret_key`"),
+            ("nobody", "hunter2hunter2", "`access_key`"),
+        ] {
+            let mut config = config.clone();
+            config.access_key = Some(Secret::new(key));
+            config.secret_key = Some(Secret::new(secret));
+            let error = refused(S3Backend::connect(&config).await, ErrorKind::Denied, hint)?;
+            check(!format!("{error} {error:?} {config:?}").contains("hunter2"), "a secret shows")?;
+        }
+        Ok(())
+    })
+}
+
+fn missing_bucket() -> Outcome {
+    run(async {
+        let mut config = real()?.config(&bucket());
+        config.create_bucket = false;
+        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "`create_bucket = true`")?;
+        // It goes away under a store that is open: that is not the same as a missing blob.
+        config.create_bucket = true;
+        config.conditional_writes = Conditional::On;
+        let store = open(&config).await?;
+        let gone = real()?.client().delete_bucket().bucket(&config.bucket).send().await;
+        gone.map_err(|e| format!("{e:?}"))?;
+        refused(store.locate(&"a".parse().unwrap()).await, ErrorKind::Invalid, "`bucket`").map(drop)
+    })
+}
+
+fn wrong_region() -> Outcome {
+    run(async {
+        let server = Server::start("region", &["--region", "eu-test-1"])?;
+        let mut config = server.config(&bucket());
+        text(S3Backend::connect(&config).await)?;
+        config.region = None;
+        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "eu-test-1")?;
+        server.stop()
+    })
+}
+
+fn certificates() -> Outcome {
+    run(async {
+        let server = Server::start("tls", &["--tls"])?;
+        let mut config = server.config(&bucket());
+        let store = open(&config).await?;
+        let bytes = content(9 << 20);
+        let at = text(put(&store, "a", &bytes).await)?;
+        check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+        let ca_file = config.ca_file.take();
+        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "`ca_file`")?;
+        config.ca_file = Some(env!("CARGO_MANIFEST_DIR").into());
+        check(S3Backend::connect(&config).await.is_err(), "a directory is no certificate")?;
+        config.ca_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
+        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "")?;
+        config.ca_file = ca_file;
+        config.endpoint = Some(real()?.endpoint.replace("http:", "https:"));
+        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "http://")?;
+        server.stop()
+    })
+}
+
+fn full_disk() -> Outcome {
+    run(async {
+        let server = Server::start("full", &["--disk", "300M"])?;
+        let store = open(&server.config(&bucket())).await?;
+        let piece = content(1 << 20);
+        let at = text(put(&store, "kept", &piece).await)?;
+        let source = stream::iter((0..600).map(|_| Ok(piece.clone())));
+        let outcome = store.put(&"large".parse().unwrap(), source, Expect::new()).await;
+        refused(outcome, ErrorKind::NoSpace, "")?;
+        check(text(store.get(&at, ..).await)? == piece, "another blob has suffered")?;
+        let swept = text(store.sweep(Duration::ZERO).await)?;
+        check(swept == Swept::default(), format!("left behind: {swept:?}"))?;
+        text(store.delete(&at).await)?;
+        check(text(store.list().try_collect::<Vec<_>>().await)?.is_empty(), "something is listed")?;
+        server.stop()
+    })
+}
+
+fn throttled() -> Outcome {
+    run(async {
+        let server = Server::start("throttled", &["--requests", "1"])?;
+        let backend = text(S3Backend::connect(&server.config(&bucket())).await)?;
+        let store = Store::new("a", Arc::new(backend), Options::default());
+        let bytes = content(60 << 20);
+        let at = text(put(&store, "a", &bytes).await)?;
+        check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+        server.stop()
+    })
+}
+
+fn checksums() -> Outcome {
+    run(async {
+        for checksum in [Checksum::Sha256, Checksum::Crc32c, Checksum::Crc64nvme, Checksum::None] {
+            let mut config = real()?.config(&bucket());
+            config.checksum = checksum;
+            let store = open(&config).await?;
+            for len in [0, 70_000, 21 << 20] {
+                let bytes = content(len);
+                let at = put(&store, &format!("blob-{len}"), &bytes).await;
+                let at = text(at).map_err(|why| format!("{checksum:?}, {len} bytes: {why}"))?;
+                check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn foreign() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        let store = open(&config).await?;
+        let bytes = content(100_000);
+        let put = real()?.client().put_object().bucket(&config.bucket).key("71c675ab");
+        put.body(ByteStream::from(bytes.clone())).send().await.map_err(|e| format!("{e:?}"))?;
+        let (address, name) = (real()?.address(), &config.bucket);
+        for start in ["s3://ACCESS:hunter2/x@", "s3+http://ACCESS:hunter2@", "s3+https://"] {
+            let at: Location = text(format!("{start}{address}/{name}/71c675ab").parse())?;
+            check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+            let stat = text(store.stat(&at).await)?;
+            check(stat.meta.is_none() && stat.size == 100_000, format!("{stat:?}"))?;
+            check(!text(store.verify(&at, |_| {}).await)?.compared, "there is nothing to compare with")?;
+            let missing: Location = text(format!("{start}{address}/{name}/missing").parse())?;
+            let error = refused(store.get(&missing, ..).await, ErrorKind::NotFound, "")?;
+            check(!format!("{error} {error:?}").contains("hunter2"), "a secret shows")?;
+        }
+        Ok(())
+    })
+}
+
+fn long_image() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        let backend = text(S3Backend::connect(&config).await)?;
+        let id: BlobId = "a".parse().unwrap();
+        let hint = SizeHint::exactly(1 << 40);
+        let refused_hint =
+            refused(backend.begin(&id, hint).await.map(drop), ErrorKind::Unsupported, "`window`")?;
+        check(refused_hint.hint().unwrap_or_default().contains("625 GiB"), format!("{refused_hint:?}"))?;
+        // Announced as 200 GiB, so in parts of 21 MiB.
+        let mut upload = text(backend.begin(&id, SizeHint::exactly(200 << 30)).await)?;
+        let bytes = content(4 << 20);
+        for _ in 0..12 {
+            text(upload.write(Chunk::Data(bytes.clone())).await)?;
+        }
+        let at = text(upload.commit(&Meta::new(48 << 20)).await)?;
+        let head = real()?.client().head_object().bucket(&config.bucket).key("a").send().await;
+        let tag = head.map_err(|e| format!("{e:?}"))?.e_tag.unwrap_or_default();
+        check(tag.trim_matches('"').ends_with("-3"), format!("the entity tag is {tag}"))?;
+        check(text(backend.open(&at).await)?.stat().size == 48 << 20, "the size is another one")
+    })
+}
+
+/// The most memory that this process has had, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// In a process of its own, since tests run beside each other.
+fn memory() -> Outcome {
+    const CHILD: &str = "STORE_S3_TEST_MEMORY";
+    if std::env::var_os(CHILD).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "an_upload_takes_its_window_of_memory", "--test-threads", "1"])
+            .env(CHILD, "1")
+            .output()
+            .map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        return check(output.status.success(), said);
+    }
+    run(async {
+        let store = open(&real()?.config(&bucket())).await?;
+        let piece = content(1 << 20);
+        let before = peak();
+        let source = stream::iter((0..700).map(|_| Ok(Bytes::copy_from_slice(&piece))));
+        let at = text(store.put(&"a".parse().unwrap(), source, Expect::new()).await)?.location;
+        let after_upload = peak();
+        let read = text(store.stream(&at, ..).await)?;
+        let len = read.try_fold(0, |sum, bytes| async move { Ok(sum + bytes.len()) }).await;
+        check(text(len)? == 700 << 20, "another length came back")?;
+        let (up, down) = ((after_upload - before) >> 10, (peak() - before) >> 10);
+        check(up <= 110 && down <= 140, format!("{up} MiB for an upload, {down} MiB with a download"))
+    })
+}
+
+fn replaced() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        let store = open(&config).await?;
+        let at = text(put(&store, "a", &content(3 << 20)).await)?;
+        let reader = text(store.open(&at).await)?;
+        let put = real()?.client().put_object().bucket(&config.bucket).key("a");
+        put.body(ByteStream::from(vec![1; 3 << 20])).send().await.map_err(|e| format!("{e:?}"))?;
+        let outcome = text(reader.stream(..))?.try_for_each(|_| std::future::ready(Ok(()))).await;
+        refused(outcome, ErrorKind::NotFound, "open it again").map(drop)
+    })
+}
