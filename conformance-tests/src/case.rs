@@ -67,6 +67,8 @@ pub enum Group {
     Concurrency,
     /// A storage that goes away.
     Faults,
+    /// Copies within a store.
+    Copy,
     /// What a blob says of itself.
     Metadata,
     /// Abilities are as declared, damage is noticed.
@@ -85,6 +87,7 @@ impl Group {
             Self::Errors => "errors",
             Self::Concurrency => "concurrency",
             Self::Faults => "faults",
+            Self::Copy => "copy",
             Self::Metadata => "metadata",
             Self::Honesty => "honesty",
         }
@@ -125,6 +128,10 @@ pub enum Need {
     NoMetadata,
     /// That rivals are told apart by the storage itself.
     AtomicCreate,
+    /// URLs for those who have no access.
+    Presign,
+    /// That such URLs are not declared.
+    NoPresign,
     /// Staged uploads that outlive their process.
     Staging,
     /// That staged uploads do not outlive their process.
@@ -172,6 +179,8 @@ impl Need {
             Self::Metadata => can.metadata,
             Self::NoMetadata => !can.metadata,
             Self::AtomicCreate => can.atomic_create,
+            Self::Presign => can.presign,
+            Self::NoPresign => !can.presign,
             Self::Staging => can.staging,
             Self::NoStaging => !can.staging,
             Self::Holes => abilities.hole.is_some(),
@@ -205,6 +214,8 @@ impl fmt::Display for Need {
             Self::Metadata => "metadata",
             Self::NoMetadata => "a store without metadata",
             Self::AtomicCreate => "atomic creation",
+            Self::Presign => "presigned URLs",
+            Self::NoPresign => "a store without presigned URLs",
             Self::Staging => "staged uploads",
             Self::NoStaging => "a store without staged uploads",
             Self::Holes => "holes",

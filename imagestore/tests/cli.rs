@@ -395,6 +395,29 @@ fn copies_go_on_where_they_stopped() {
 }
 
 #[test]
+fn copies_within_a_store_are_made_by_it() {
+    let user = User::new();
+    user.write("a", b"image a");
+    user.ok(&["put", "a", "--id", "a", "--property", "os=linux"]);
+    user.ok(&["cp", "a", "--to", "fast", "--id", "b"]);
+    assert_eq!(fs::read(user.path("fast").join("b")).unwrap(), b"image a");
+    assert_eq!(user.json(&["stat", "b", "--json"])["meta"]["properties"]["os"], "linux");
+    user.ok(&["verify", "b"]);
+    let taken = user.run(&["cp", "a", "--to", "fast", "--id", "b"]);
+    assert!(taken.err.contains("note: b is in fast already"), "{}", taken.err);
+}
+
+#[test]
+fn a_store_without_urls_says_so() {
+    let user = User::new();
+    user.write("a", b"image a");
+    user.ok(&["put", "a", "--id", "a"]);
+    let refused = user.run(&["url", "a", "--for", "5m"]);
+    assert_eq!(refused.code, 10, "{}", refused.err);
+    assert!(refused.out.is_empty() && refused.err.contains("presign"), "{}", refused.err);
+}
+
+#[test]
 fn deleting_goes_on_after_an_error() {
     let user = User::new();
     user.write("a", b"an image");
