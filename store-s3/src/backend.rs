@@ -20,10 +20,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     S3Config,
-    client::{Client, Listed, Pending, again},
-    config::{Conditional, host_of},
-    error::stopped,
-    location::{Place, RESERVED},
+    client::{Client, Creation, Listed, Pending, again, patiently},
+    config::{Conditional, Sse, host_of},
+    error::{region_of, stopped},
+    location::{Place, RESERVED, Theirs},
     upload::S3Upload,
 };
 
@@ -57,6 +57,12 @@ impl S3Backend {
     pub async fn connect(config: &S3Config) -> Result<Self> {
         config.check()?;
         let mut client = Client::new(config).await?;
+        if let Err(error) = again(|| client.check_bucket(&config.prefix, config.create_bucket)).await {
+            // Where nobody said which region the bucket is in, the server does.
+            let region = region_of(&error).filter(|_| config.region.is_none()).map(str::to_owned);
+            client = client.in_region(&region.ok_or(error)?);
+            again(|| client.check_bucket(&config.prefix, config.create_bucket)).await?;
+        }
         let (host, also) = hosts(config, client.region())?;
         let place = Place {
             host: config.location_host.clone().unwrap_or_else(|| host.clone()),
@@ -64,10 +70,10 @@ impl S3Backend {
             bucket: config.bucket.clone(),
             prefix: config.prefix.clone(),
         };
-        again(|| client.check_bucket(&place.prefix, config.create_bucket)).await?;
-        if config.conditional_writes == Conditional::Auto {
+        // Amazon's servers are known to honour conditions.
+        if config.conditional_writes == Conditional::Auto && config.endpoint.is_some() {
             let probe = format!("{}{RESERVED}probe/{}", place.prefix, BlobId::random());
-            client.probe(&probe).await?;
+            Box::pin(client.probe(&probe)).await?;
         }
         let mut info = Info::new("s3");
         info.also = &["s3+http", "s3+https"];
@@ -76,12 +82,15 @@ impl S3Backend {
         info.can.delete = true;
         info.can.list = true;
         info.can.metadata = true;
-        info.can.atomic_create = client.conditional;
+        info.can.atomic_create = client.creation != Creation::Looked;
+        info.can.copy = true;
+        info.can.presign = config.sse != Some(Sse::Customer);
         info.can.staging = true;
         let pool = Pool::new(config.part_size.0 as usize, config.concurrency as usize);
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.access_key, config.secret_key, config.session_token) = (None, None, None);
+        (config.sse_customer_key, config.proxy) = (None, None);
         Ok(Self { shared: Arc::new(Shared { info, config, client, place, pool }) })
     }
 }
@@ -110,6 +119,16 @@ impl Shared {
         let pieces = self.config.read_size.0;
         let ahead = self.config.concurrency as usize;
         Ok(S3Download { client: self.client.clone(), key, etag: object.etag, stat, pieces, ahead })
+    }
+
+    /// An object of another bucket that a location brings credentials for: for reading, without what a store keeps with
+    /// its blobs.
+    async fn describe_theirs(&self, theirs: &Theirs, at: &Location) -> Result<S3Download> {
+        let client = self.client.of(theirs);
+        let object = client.head(&theirs.key).await?.ok_or_else(|| Error::not_found(at))?;
+        let (pieces, ahead) = (self.config.read_size.0, self.config.concurrency as usize);
+        let (key, stat) = (theirs.key.clone(), Stat::new(object.size));
+        Ok(S3Download { client, key, etag: object.etag, stat, pieces, ahead })
     }
 
     async fn delete(&self, name: &str, at: &Location) -> Result<()> {
@@ -153,7 +172,28 @@ impl Shared {
             }
             match more {
                 Some(_) => next = more,
-                None => return Ok(swept),
+                None => break,
+            }
+        }
+        // Last: no upload that is gone can complete any more.
+        self.sweep_claims(old).await?;
+        Ok(swept)
+    }
+
+    /// Removes claims whose uploads ended without giving them up.
+    async fn sweep_claims(&self, old: Old) -> Result<()> {
+        if self.client.creation != Creation::Claimed {
+            return Ok(());
+        }
+        let mut next = None;
+        loop {
+            let (page, more) = self.client.list(&self.place.claims(), next).await?;
+            for claim in page.iter().filter(|claim| old.is(claim.modified)) {
+                self.client.delete(&claim.key).await?;
+            }
+            match more {
+                Some(_) => next = more,
+                None => return Ok(()),
             }
         }
     }
@@ -180,16 +220,27 @@ impl Shared {
             return Ok((key, 0, 0));
         }
         let (mut found, mut bytes, mut live) = (0, 0, false);
-        for upload in self.client.uploads(&key).await?.iter().filter(|upload| upload.key == key) {
-            match self.sweep_upload(upload, old).await? {
-                Some(had) => {
-                    found += 1;
-                    bytes += had;
+        let name = key.strip_prefix(&self.place.prefix).unwrap_or(&key);
+        let gathered = [0, 1].map(|turn| self.place.gathered(name, token, turn));
+        // What is gathered for long parts counts as one with its upload, and is where that is written to.
+        for place in gathered.iter().chain([&key]) {
+            if live {
+                break;
+            }
+            for upload in self.client.uploads(place).await?.iter().filter(|upload| upload.key == *place) {
+                match self.sweep_upload(upload, old).await? {
+                    Some(had) => {
+                        found += u64::from(*place == key);
+                        bytes += had;
+                    }
+                    None => live = true,
                 }
-                None => live = true,
             }
         }
         if !live {
+            for place in &gathered {
+                self.client.delete(place).await?;
+            }
             self.client.delete(&sidecar.key).await?;
             found = found.max(1);
         }
@@ -241,6 +292,9 @@ impl Backend for S3Backend {
     }
 
     async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {
+        if let Some(theirs) = self.shared.place.find_theirs(at) {
+            return Ok(Arc::new(self.shared.describe_theirs(&theirs, at).await?));
+        }
         let name = self.shared.place.find(at)?;
         Ok(Arc::new(self.shared.describe(&name, at).await?))
     }
@@ -277,8 +331,9 @@ impl Backend for S3Backend {
         Err(Error::unsupported("measuring the space left: S3 has no request for it"))
     }
 
-    async fn presign(&self, _: &Location, _: Duration) -> Result<Secret> {
-        Err(Error::unsupported("URLs for its blobs"))
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        let name = self.shared.place.find(at)?;
+        self.shared.client.presign(&format!("{}{name}", self.shared.place.prefix), lifetime).await
     }
 }
 
@@ -309,7 +364,10 @@ impl Download for S3Download {
         // Tasks of their own, so that pieces come while the reader does something else.
         let pieces = stream::iter(pieces(range, self.pieces)).map(move |piece| {
             let (client, key, etag) = (client.clone(), Arc::clone(&key), etag.clone());
-            let get = async move { client.get_range(&key, etag.as_deref(), piece, size).await };
+            // What breaks is resumed by the reader; but it does not know for how long a server wants to be left alone.
+            let get = async move {
+                patiently(|| client.get_range(&key, etag.as_deref(), piece.clone(), size)).await
+            };
             let get = AbortOnDropHandle::new(tokio::spawn(get));
             async move { get.await.map_err(stopped)? }
         });

@@ -9,20 +9,29 @@ use aws_sdk_s3::{
         http::HttpResponse,
     },
     error::{ProvideErrorMetadata, SdkError},
+    presigning::PresigningConfig,
     primitives::ByteStream,
     types::{
         BucketLocationConstraint, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
         CreateBucketConfiguration, ServerSideEncryption, StorageClass,
     },
 };
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{
+    Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+use aws_smithy_types::base64;
 use bytes::Bytes;
+use md5::{Digest, Md5};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use store_core::{Error, ErrorKind, Result, Secret, file::blocking};
 
 use crate::{
     S3Config,
     config::{Checksum, Conditional, PathStyle, Sse},
-    error::{from_sdk, late},
+    error::{from_sdk, late, wait_of},
+    location::Theirs,
 };
 
 /// The user metadata that ties an object to its sidecar.
@@ -39,6 +48,9 @@ fn transfer(len: u64) -> Duration {
 /// For the commit of many parts, which Amazon takes minutes for.
 const COMMIT: Duration = Duration::from_secs(900);
 
+/// For the copy of a part within the server, which answers when it is done.
+const COPY: Duration = Duration::from_secs(900);
+
 /// One bucket of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -46,10 +58,59 @@ pub(crate) struct Client {
     bucket: String,
     checksum: Checksum,
     storage_class: Option<StorageClass>,
-    sse: Option<Sse>,
+    tags: Option<String>,
+    sse: Option<ServerSideEncryption>,
     sse_kms_key: Option<String>,
-    /// Whether the server refuses to replace an object when it is asked to.
-    pub(crate) conditional: bool,
+    sse_customer: Option<CustomerKey>,
+    /// What keeps two uploads of one id from replacing each other.
+    pub(crate) creation: Creation,
+    /// What the server takes for an entity tag in `If-Match` of a write; `None` where it is not used.
+    matching: Option<Matching>,
+}
+
+/// What keeps two uploads of one id from replacing each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Creation {
+    /// `If-None-Match: *`, which the server honours with every kind of write.
+    Atomic,
+    /// The server honours it with `PutObject`, so that a small object can be taken by one upload at a time: a claim on the
+    /// id. Ceph's gateway is one.
+    Claimed,
+    /// Nothing but a look before and after.
+    Looked,
+}
+
+/// How an entity tag stands in `If-Match` of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matching {
+    /// In quotes, as the standard says.
+    Quoted,
+    /// Without: Ceph's gateway compares it so.
+    Bare,
+}
+
+/// A key that only the client keeps (SSE-C).
+#[derive(Clone)]
+struct CustomerKey {
+    key: String,
+    md5: String,
+}
+
+impl std::fmt::Debug for CustomerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Adds a customer's key to a request that writes or reads content.
+macro_rules! keyed {
+    ($client:expr, $call:expr) => {{
+        let key = $client.sse_customer.as_ref();
+        $call
+            .set_sse_customer_algorithm(key.map(|_| "AES256".to_owned()))
+            .set_sse_customer_key(key.map(|key| key.key.clone()))
+            .set_sse_customer_key_md5(key.map(|key| key.md5.clone()))
+    }};
 }
 
 /// An object, as a `HEAD` describes it.
@@ -90,6 +151,19 @@ pub(crate) enum Only<'a> {
     Instead(&'a str),
 }
 
+/// What a part is copied from.
+#[derive(Clone, Debug)]
+pub(crate) struct Source<'a> {
+    pub(crate) key: &'a str,
+    /// What it must still be.
+    pub(crate) etag: Option<&'a str>,
+    /// Of its bytes, these; all of them where it is not set.
+    pub(crate) range: Option<Range<u64>>,
+}
+
+/// What is not a letter, a digit, or one of these, is quoted in the name of a source.
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Gives up on `call` after `limit`.
 async fn sent<T, E>(
     what: &str,
@@ -115,20 +189,38 @@ pub(crate) async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut
             Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
                 tracing::debug!(%error, "trying again");
                 failed += 1;
-                pause(failed).await;
+                pause(failed, Some(&error)).await;
             }
             outcome => return outcome,
         }
     }
 }
 
-/// 100 ms, doubled with each failure, and up to as much again at random.
-pub(crate) async fn pause(failed: u32) {
+/// Repeats only what the server asks to be repeated later.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
+    let mut failed = 0;
+    loop {
+        match call().await {
+            Err(error) if wait_of(&error).is_some() && error.is_retryable() && failed + 1 < ATTEMPTS => {
+                failed += 1;
+                pause(failed, Some(&error)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The longest that a `Retry-After` is obeyed: MinIO asks for a minute, and means the next moment.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// 100 ms, doubled with each failure, and up to as much again at random; longer if the server asks for it.
+pub(crate) async fn pause(failed: u32, error: Option<&Error>) {
     let mut random = [0; 1];
     // Without randomness the pause is merely the shortest one.
     let _ = getrandom::fill(&mut random);
     let base = Duration::from_millis(100 << failed.min(6));
-    tokio::time::sleep(base + base.mul_f64(f64::from(random[0]) / 255.0)).await;
+    let asked = error.and_then(wait_of).unwrap_or_default().min(PATIENCE);
+    tokio::time::sleep((base + base.mul_f64(f64::from(random[0]) / 255.0)).max(asked)).await;
 }
 
 impl Client {
@@ -143,10 +235,18 @@ impl Client {
         let tls = TlsContext::builder().with_trust_store(trust).build().map_err(|e| {
             Error::new(ErrorKind::Invalid, "the certificates of `ca_file` cannot be used").with_source(e)
         })?;
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(tls)
-            .build_https();
+        let proxy = proxy_of(config)?;
+        let http =
+            aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+                let mut connector = Connector::builder();
+                connector.set_connector_settings(settings.cloned());
+                connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+                connector
+                    .proxy_config(proxy.clone())
+                    .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                    .tls_context(tls.clone())
+                    .build()
+            });
         // Retries are made here and in the layers, where it is known what may be sent twice.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
@@ -156,6 +256,9 @@ impl Client {
         let region = config.region.clone().or_else(|| config.endpoint.as_ref().map(|_| "us-east-1".into()));
         if let Some(region) = region {
             loader = loader.region(Region::new(region));
+        }
+        if let Some(profile) = &config.profile {
+            loader = loader.profile_name(profile);
         }
         if let (Some(key), Some(secret)) = (&config.access_key, &config.secret_key) {
             let session = config.session_token.as_ref().map(|token| token.expose().to_owned());
@@ -191,10 +294,44 @@ impl Client {
             bucket: config.bucket.clone(),
             checksum: config.checksum,
             storage_class: config.storage_class.as_deref().map(StorageClass::from),
-            sse: config.sse,
+            tags: tags_of(config),
+            sse: match config.sse {
+                Some(Sse::Aes256) => Some(ServerSideEncryption::Aes256),
+                Some(Sse::Kms) => Some(ServerSideEncryption::AwsKms),
+                Some(Sse::Customer) | None => None,
+            },
             sse_kms_key: config.sse_kms_key.clone(),
-            conditional: config.conditional_writes != Conditional::Off,
+            sse_customer: config.sse_customer_key.as_ref().map(customer_key).transpose()?,
+            // Until it has been tried out, what Amazon does.
+            creation: match config.conditional_writes {
+                Conditional::Auto | Conditional::On => Creation::Atomic,
+                Conditional::Put => Creation::Claimed,
+                Conditional::Off => Creation::Looked,
+            },
+            matching: match config.conditional_writes {
+                Conditional::Auto | Conditional::On => Some(Matching::Quoted),
+                Conditional::Put | Conditional::Off => None,
+            },
         })
+    }
+
+    /// The same, but for requests that are signed for another region.
+    pub(crate) fn in_region(self, region: &str) -> Self {
+        let config = self.s3.config().to_builder().region(Region::new(region.to_owned())).build();
+        Self { s3: aws_sdk_s3::Client::from_conf(config), ..self }
+    }
+
+    /// A client for another bucket of the same server, with other credentials.
+    pub(crate) fn of(&self, theirs: &Theirs) -> Self {
+        let (key, secret) = (theirs.access_key.expose(), theirs.secret_key.expose());
+        let credentials = Credentials::new(key, secret, None, None, "location");
+        let config = self.s3.config().to_builder().credentials_provider(credentials).build();
+        Self { s3: aws_sdk_s3::Client::from_conf(config), bucket: theirs.bucket.clone(), ..self.clone() }
+    }
+
+    /// Whether a write can be made to fail if the object is no longer the one that had an entity tag.
+    pub(crate) fn matches(&self) -> bool {
+        self.matching.is_some()
     }
 
     /// The region that requests are signed for.
@@ -232,30 +369,73 @@ impl Client {
         }
     }
 
-    /// Finds out whether the server honours `If-None-Match: *`, by writing `key` twice.
+    /// Finds out which conditions of a write the server honours, by writing `key` some times.
     pub(crate) async fn probe(&mut self, key: &str) -> Result<()> {
-        self.conditional = true;
-        let mut honoured = false;
-        for _ in 0..2 {
-            match again(|| self.put(key, Bytes::new(), Only::New)).await {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => honoured = true,
-                Err(error) if error.kind() == ErrorKind::Unsupported => break,
-                // Credentials that only read, or a full server: nothing will be written anyway.
-                Err(error) if [ErrorKind::Denied, ErrorKind::NoSpace].contains(&error.kind()) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+        (self.creation, self.matching) = match Box::pin(self.try_conditions(key)).await {
+            Ok(found) => found,
+            // Credentials that only read, or a full server: nothing will be written anyway.
+            Err(error) if [ErrorKind::Denied, ErrorKind::NoSpace].contains(&error.kind()) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        again(|| self.delete(key)).await
+    }
+
+    async fn try_conditions(&self, key: &str) -> Result<(Creation, Option<Matching>)> {
+        let asked = Self { creation: Creation::Atomic, matching: Some(Matching::Quoted), ..self.clone() };
+        match again(|| asked.put(key, Bytes::new(), Only::New)).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok((Creation::Looked, None)),
+            // An earlier attempt came through, and its reply was lost.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        match again(|| asked.put(key, Bytes::new(), Only::New)).await {
+            Ok(_) => return Ok((Creation::Looked, None)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let creation = match asked.try_complete(key).await? {
+            true => Creation::Atomic,
+            false => Creation::Claimed,
+        };
+        let Some(tag) = again(|| self.head(key)).await?.and_then(|object| object.etag) else {
+            return Ok((creation, None));
+        };
+        for matching in [Matching::Quoted, Matching::Bare] {
+            let asked = Self { matching: Some(matching), ..asked.clone() };
+            match again(|| asked.put(key, Bytes::new(), Only::Instead(&tag))).await {
+                Ok(_) => return Ok((creation, Some(matching))),
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(_) => {}
             }
         }
-        self.conditional = honoured;
-        again(|| self.delete(key)).await
+        Ok((creation, None))
+    }
+
+    /// Whether an object that is made of parts does not replace `key`, which there is.
+    async fn try_complete(&self, key: &str) -> Result<bool> {
+        let upload = again(|| self.create(key, "probe", false)).await?;
+        let completed = async {
+            let part = again(|| self.part(key, &upload, 1, Bytes::from_static(b"probe"), false)).await?;
+            match self.complete(key, &upload, vec![part], Only::New).await {
+                Ok(()) => Ok(false),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(true),
+                Err(error) if error.is_retryable() => Err(error),
+                // Whatever it says, it does not do it.
+                Err(error) => {
+                    tracing::debug!(%error, "no conditions for objects made of parts");
+                    Ok(false)
+                }
+            }
+        };
+        let outcome = completed.await;
+        again(|| self.abort(key, &upload)).await?;
+        outcome
     }
 
     /// Describes an object, or says that there is none.
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Object>> {
         const WHAT: &str = "look at an object";
-        let call = self.s3.head_object().bucket(&self.bucket).key(key).send();
+        let call = keyed!(self, self.s3.head_object().bucket(&self.bucket).key(key)).send();
         let error = match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
             Ok(found) => {
                 return Ok(Some(Object {
@@ -272,7 +452,7 @@ impl Client {
         }
         // The answer to a HEAD has no body, so no code: whether it is the key that is missing or the bucket, or what
         // is wrong with the credentials, only a GET tells.
-        let call = self.s3.get_object().bucket(&self.bucket).key(key).range("bytes=0-0").send();
+        let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key)).range("bytes=0-0").send();
         match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
             Ok(_) => {
                 Err(Error::new(ErrorKind::Unavailable, format!("cannot {WHAT}: it is just being written")))
@@ -288,7 +468,8 @@ impl Client {
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         const WHAT: &str = "read the metadata of a blob";
         let read = async {
-            let found = match self.s3.get_object().bucket(&self.bucket).key(key).send().await {
+            let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key));
+            let found = match call.send().await {
                 Ok(found) => found,
                 Err(error) => {
                     let error = from_sdk(WHAT, &error);
@@ -319,11 +500,7 @@ impl Client {
         const WHAT: &str = "read a blob";
         let wanted = range.end - range.start;
         let read = async {
-            let call = self
-                .s3
-                .get_object()
-                .bucket(&self.bucket)
-                .key(key)
+            let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key))
                 .range(format!("bytes={}-{}", range.start, range.end - 1))
                 .set_if_match(etag.map(str::to_owned));
             let found = match call.send().await {
@@ -360,8 +537,13 @@ impl Client {
     pub(crate) async fn put(&self, key: &str, bytes: Bytes, only: Only<'_>) -> Result<Option<String>> {
         let mut call = self.s3.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
         match only {
-            Only::New if self.conditional => call = call.if_none_match("*"),
-            Only::Instead(etag) if self.conditional => call = call.if_match(etag),
+            Only::New if self.creation != Creation::Looked => call = call.if_none_match("*"),
+            Only::Instead(etag) => {
+                call = call.set_if_match(self.matching.map(|matching| match matching {
+                    Matching::Quoted => etag.to_owned(),
+                    Matching::Bare => etag.trim_matches('"').to_owned(),
+                }));
+            }
             _ => {}
         }
         let call = self.encrypted_put(call);
@@ -378,9 +560,10 @@ impl Client {
             .key(key)
             .metadata(TOKEN, token)
             .set_storage_class(self.storage_class.clone())
+            .set_tagging(self.tags.clone())
             .set_checksum_algorithm(self.algorithm())
             .body(ByteStream::from(bytes));
-        if self.conditional {
+        if self.creation != Creation::Looked {
             call = call.if_none_match("*");
         }
         let call = self.encrypted_put(call);
@@ -398,14 +581,9 @@ impl Client {
         &self,
         call: aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder,
     ) -> aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder {
-        call.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.sse_kms_key.clone())
-    }
-
-    fn encryption(&self) -> Option<ServerSideEncryption> {
-        self.sse.map(|sse| match sse {
-            Sse::Aes256 => ServerSideEncryption::Aes256,
-            Sse::Kms => ServerSideEncryption::AwsKms,
-        })
+        keyed!(self, call)
+            .set_server_side_encryption(self.sse.clone())
+            .set_ssekms_key_id(self.sse_kms_key.clone())
     }
 
     fn algorithm(&self) -> Option<ChecksumAlgorithm> {
@@ -416,18 +594,18 @@ impl Client {
         }
     }
 
-    /// Starts a multipart upload.
-    pub(crate) async fn create(&self, key: &str, token: &str) -> Result<String> {
+    /// Starts a multipart upload, with checksums that are `kept` or without.
+    ///
+    /// Checksums are all or nothing: named here, with each part, and at the end. MinIO computes none for parts that it
+    /// copies, so an upload that may have such parts keeps none; those of single parts are compared all the same.
+    pub(crate) async fn create(&self, key: &str, token: &str, kept: bool) -> Result<String> {
         const WHAT: &str = "start an upload";
-        let call = self
-            .s3
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key)
+        let call = keyed!(self, self.s3.create_multipart_upload().bucket(&self.bucket).key(key))
             .metadata(TOKEN, token)
             .set_storage_class(self.storage_class.clone())
-            .set_checksum_algorithm(self.algorithm())
-            .set_server_side_encryption(self.encryption())
+            .set_tagging(self.tags.clone())
+            .set_checksum_algorithm(self.algorithm().filter(|_| kept))
+            .set_server_side_encryption(self.sse.clone())
             .set_ssekms_key_id(self.sse_kms_key.clone());
         let created = sent(WHAT, CALL, call.send()).await?;
         created.upload_id.ok_or_else(|| {
@@ -442,14 +620,11 @@ impl Client {
         upload: &str,
         number: i32,
         bytes: Bytes,
+        kept: bool,
     ) -> Result<CompletedPart> {
         const WHAT: &str = "send a part";
         let limit = transfer(bytes.len() as u64);
-        let call = self
-            .s3
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(key)
+        let call = keyed!(self, self.s3.upload_part().bucket(&self.bucket).key(key))
             .upload_id(upload)
             .part_number(number)
             .set_checksum_algorithm(self.algorithm())
@@ -464,29 +639,59 @@ impl Client {
                 format!("cannot {WHAT}: the answer has no entity tag"),
             ));
         }
-        // Checksums are all or nothing: named at the start, with each part, and again at the end.
+        let (crc32c, crc64nvme) =
+            (kept && self.checksum == Checksum::Crc32c, kept && self.checksum == Checksum::Crc64nvme);
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(part.e_tag)
-            .set_checksum_crc32_c(part.checksum_crc32_c.filter(|_| self.checksum == Checksum::Crc32c))
-            .set_checksum_crc64_nvme(
-                part.checksum_crc64_nvme.filter(|_| self.checksum == Checksum::Crc64nvme),
-            )
+            .set_checksum_crc32_c(part.checksum_crc32_c.filter(|_| crc32c))
+            .set_checksum_crc64_nvme(part.checksum_crc64_nvme.filter(|_| crc64nvme))
             .build())
     }
 
-    /// Makes an object of the parts, if the key is free. An error within a reply of status 200 is an error too: the SDK
-    /// looks for it.
-    pub(crate) async fn complete(&self, key: &str, upload: &str, parts: Vec<CompletedPart>) -> Result<()> {
+    /// Makes a part of what an object has, or of a range of it, without sending the bytes through here.
+    pub(crate) async fn part_copy(
+        &self,
+        key: &str,
+        upload: &str,
+        number: i32,
+        from: Source<'_>,
+    ) -> Result<CompletedPart> {
+        const WHAT: &str = "copy a part";
+        let customer = self.sse_customer.as_ref();
+        let call = keyed!(self, self.s3.upload_part_copy().bucket(&self.bucket).key(key))
+            .upload_id(upload)
+            .part_number(number)
+            .copy_source(format!("{}/{}", self.bucket, utf8_percent_encode(from.key, QUOTED)))
+            .set_copy_source_if_match(from.etag.map(str::to_owned))
+            .set_copy_source_range(from.range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)))
+            .set_copy_source_sse_customer_algorithm(customer.map(|_| "AES256".to_owned()))
+            .set_copy_source_sse_customer_key(customer.map(|key| key.key.clone()))
+            .set_copy_source_sse_customer_key_md5(customer.map(|key| key.md5.clone()));
+        // Ceph's gateway takes no PUT without a length.
+        let call = call.customize().mutate_request(|request| {
+            request.headers_mut().insert("content-length", "0");
+        });
+        let copied = sent(WHAT, COPY, Box::pin(call.send())).await?.copy_part_result;
+        let part = copied.filter(|part| part.e_tag.is_some()).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("cannot {WHAT}: the answer has no entity tag"))
+        })?;
+        Ok(CompletedPart::builder().part_number(number).set_e_tag(part.e_tag).build())
+    }
+
+    /// Makes an object of the parts. An error within a reply of status 200 is an error too: the SDK looks for it.
+    pub(crate) async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: Vec<CompletedPart>,
+        only: Only<'_>,
+    ) -> Result<()> {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let mut call = self
-            .s3
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key)
+        let mut call = keyed!(self, self.s3.complete_multipart_upload().bucket(&self.bucket).key(key))
             .upload_id(upload)
             .multipart_upload(parts);
-        if self.conditional {
+        if matches!(only, Only::New) && self.creation == Creation::Atomic {
             call = call.if_none_match("*");
         }
         sent("complete an upload", COMMIT, call.send()).await.map(drop)
@@ -509,6 +714,28 @@ impl Client {
         }
         let text = "cannot abort an upload: parts of it come back again and again";
         Err(Error::new(ErrorKind::Unavailable, text).with_hint("something else still writes to it"))
+    }
+
+    /// Removes an object and all uploads of its key.
+    pub(crate) async fn clear(&self, key: &str) -> Result<()> {
+        for upload in self.uploads(key).await?.iter().filter(|upload| upload.key == key) {
+            self.abort(key, &upload.upload).await?;
+        }
+        self.delete(key).await
+    }
+
+    /// A URL under which an object can be read for `lifetime`.
+    pub(crate) async fn presign(&self, key: &str, lifetime: Duration) -> Result<Secret> {
+        if self.sse_customer.is_some() {
+            return Err(Error::unsupported("URLs for blobs that are encrypted with a key of this side"));
+        }
+        let lifetime = PresigningConfig::expires_in(lifetime).map_err(|_| {
+            Error::new(ErrorKind::Invalid, "a URL of S3 is good for a week at most")
+                .with_hint("ask for a shorter lifetime")
+        })?;
+        let signed = self.s3.get_object().bucket(&self.bucket).key(key).presigned(lifetime).await;
+        let signed = signed.map_err(|error| from_sdk("sign a URL", &error))?;
+        Ok(Secret::new(signed.uri()))
     }
 
     /// The parts that an upload has, if there is such an upload.
@@ -668,6 +895,37 @@ fn broken(what: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> Error 
 
 fn no_length() -> Error {
     Error::new(ErrorKind::Internal, "the server does not say how long an object is")
+}
+
+/// The tags as a header names them.
+fn tags_of(config: &S3Config) -> Option<String> {
+    let quoted = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let tags: Vec<String> =
+        config.tags.iter().map(|(name, value)| format!("{}={}", quoted(name), quoted(value))).collect();
+    (!tags.is_empty()).then(|| tags.join("&"))
+}
+
+fn customer_key(key: &Secret) -> Result<CustomerKey> {
+    let key = key.expose().trim();
+    let bytes = base64::decode(key).unwrap_or_default();
+    match bytes.len() == 32 {
+        true => Ok(CustomerKey { key: key.to_owned(), md5: base64::encode(Md5::digest(bytes)) }),
+        false => Err(Error::new(ErrorKind::Invalid, "`sse_customer_key` is not 32 bytes in base64")
+            .with_hint("make one with: openssl rand -base64 32")),
+    }
+}
+
+/// The way to the server.
+fn proxy_of(config: &S3Config) -> Result<ProxyConfig> {
+    match config.proxy.as_ref().map(Secret::expose) {
+        None => Ok(ProxyConfig::disabled()),
+        Some("environment") => Ok(ProxyConfig::from_env()),
+        // Not quoted: it may hold credentials.
+        Some(proxy) => ProxyConfig::all(proxy).map_err(|_| {
+            Error::new(ErrorKind::Invalid, "`proxy` is not http:// with a host and a port")
+                .with_hint("a proxy looks like http://proxy.example.org:3128")
+        }),
+    }
 }
 
 /// The SDK panics over certificates that it cannot read.

@@ -1,4 +1,4 @@
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use store_core::{Backend, Config, Error, ErrorKind, Result, Secret, Size};
@@ -29,6 +29,9 @@ pub struct S3Config {
     /// Token of temporary credentials.
     #[serde(default)]
     pub session_token: Option<Secret>,
+    /// The profile of the SDK's files that credentials are taken from; without it, what the environment says.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// Whether the bucket is named in the path or in the host.
     #[serde(default)]
     pub path_style: PathStyle,
@@ -53,12 +56,21 @@ pub struct S3Config {
     /// Storage class of blobs; the bucket's own where it is not set.
     #[serde(default)]
     pub storage_class: Option<String>,
+    /// Tags of blobs.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// Encryption by the server; the bucket's own setting where it is not set.
     #[serde(default)]
     pub sse: Option<Sse>,
     /// The key to encrypt with, for `sse = "kms"`.
     #[serde(default)]
     pub sse_kms_key: Option<String>,
+    /// The key to encrypt with, for `sse = "customer"`: 32 bytes in base64, which the server does not keep.
+    #[serde(default)]
+    pub sse_customer_key: Option<Secret>,
+    /// The proxy to go through: `http://`, host and port; `"environment"` for what variables such as `HTTPS_PROXY` say.
+    #[serde(default)]
+    pub proxy: Option<Secret>,
     /// Certificates in PEM that are trusted besides those of the system.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -110,6 +122,8 @@ pub enum Conditional {
     Auto,
     /// It does.
     On,
+    /// It does for an object that is written in one piece, not for one that is made of parts.
+    Put,
     /// It does not.
     Off,
 }
@@ -123,6 +137,8 @@ pub enum Sse {
     Aes256,
     /// With a key of the key management service (`aws:kms`).
     Kms,
+    /// With a key that is sent along with each request and that the server forgets (SSE-C); needs TLS.
+    Customer,
 }
 
 /// The least size of a part that is not the last one.
@@ -154,6 +170,7 @@ impl S3Config {
             access_key: None,
             secret_key: None,
             session_token: None,
+            profile: None,
             path_style: PathStyle::default(),
             create_bucket: false,
             checksum: Checksum::default(),
@@ -162,8 +179,11 @@ impl S3Config {
             window: window(),
             read_size: part_size(),
             storage_class: None,
+            tags: BTreeMap::new(),
             sse: None,
             sse_kms_key: None,
+            sse_customer_key: None,
+            proxy: None,
             ca_file: None,
             conditional_writes: Conditional::default(),
             location_host: None,
@@ -205,6 +225,15 @@ impl S3Config {
         if self.sse_kms_key.is_some() && self.sse != Some(Sse::Kms) {
             return invalid("`sse_kms_key` needs `sse` = \"kms\"".to_owned());
         }
+        if self.sse_customer_key.is_some() != (self.sse == Some(Sse::Customer)) {
+            return invalid("`sse` = \"customer\" and `sse_customer_key` go together".to_owned());
+        }
+        if self.profile.is_some() && self.access_key.is_some() {
+            return invalid("of `profile` and `access_key`, only one can be used".to_owned());
+        }
+        if self.tags.len() > 10 {
+            return invalid(format!("`tags` has {} tags; S3 takes 10", self.tags.len()));
+        }
         Ok(())
     }
 }
@@ -224,7 +253,7 @@ impl Config for S3Config {
     const TYPE: &'static str = "s3";
 
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
-        Ok(Arc::new(S3Backend::connect(&self).await?))
+        Ok(Arc::new(Box::pin(S3Backend::connect(&self)).await?))
     }
 }
 
@@ -260,6 +289,9 @@ mod tests {
             ("bucket = 'b'\nconcurrency = 0", "`concurrency`"),
             ("bucket = 'b'\nread_size = 1", "`read_size`"),
             ("bucket = 'b'\nsse_kms_key = 'x'", "`sse_kms_key`"),
+            ("bucket = 'b'\nsse = 'customer'", "`sse_customer_key`"),
+            ("bucket = 'b'\nsse_customer_key = 'hunter2'", "`sse_customer_key`"),
+            ("bucket = 'b'\nprofile = 'x'\naccess_key = 'y'\nsecret_key = 'z'", "`profile`"),
             ("bucket = 'b'\nchecksum = 'md5'", "`checksum`"),
             ("bucket = 'b'\nacces_key = 'hunter2'", "`acces_key`"),
         ] {

@@ -1,4 +1,4 @@
-use std::error::Error as StdError;
+use std::{error::Error as StdError, time::Duration};
 
 use aws_sdk_s3::{
     config::http::HttpResponse,
@@ -15,18 +15,14 @@ where
 {
     match error {
         SdkError::ServiceError(service) => {
-            let (status, region) = {
-                let raw = service.raw();
-                (raw.status().as_u16(), raw.headers().get("x-amz-bucket-region"))
+            let (raw, error) = (service.raw(), service.err());
+            let named = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
+            let advice = Advice {
+                region: named.or_else(|| region_in(raw.body().bytes().unwrap_or_default())),
+                wait: raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()),
             };
-            let error = service.err();
-            answer(
-                what,
-                status,
-                error.code().unwrap_or_default(),
-                error.message().unwrap_or_default(),
-                region,
-            )
+            let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
+            answer(what, raw.status().as_u16(), code, message, advice)
         }
         SdkError::ResponseError(response) => {
             let status = response.raw().status().as_u16();
@@ -45,13 +41,56 @@ where
     }
 }
 
+/// What a refusal says of a request that would work.
+#[derive(Clone, Debug, Default)]
+struct Advice {
+    /// The region of the bucket.
+    region: Option<String>,
+    /// After how many seconds to come back.
+    wait: Option<u32>,
+}
+
+impl std::fmt::Display for Advice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.region, self.wait) {
+            (Some(region), _) => write!(f, "the bucket is in the region {region}"),
+            (None, Some(wait)) => write!(f, "the server asks to wait for {wait} s"),
+            (None, None) => f.write_str("the server gives no advice"),
+        }
+    }
+}
+
+impl StdError for Advice {}
+
+fn advice(error: &Error) -> Option<&Advice> {
+    StdError::source(error)?.downcast_ref()
+}
+
+/// The region that a bucket is in, where the error is that a request was not signed for it.
+pub(crate) fn region_of(error: &Error) -> Option<&str> {
+    advice(error).filter(|_| error.kind() == ErrorKind::Invalid)?.region.as_deref()
+}
+
+/// How long the server asks to wait before the request is made again.
+pub(crate) fn wait_of(error: &Error) -> Option<Duration> {
+    Some(Duration::from_secs(advice(error)?.wait?.into()))
+}
+
+/// What the body of a refusal says of the region, in XML.
+fn region_in(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (region, _) = text.split_once("<Region>")?.1.split_once("</Region>")?;
+    let fits = region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    (fits && !region.is_empty()).then(|| region.to_owned())
+}
+
 /// No answer within the time for it.
 pub(crate) fn late(what: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("cannot {what}: the server did not answer in time"))
 }
 
 /// Kind and hint of each error code; codes differ between servers, so that the status decides where none is known.
-fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<&str>) -> Error {
+fn answer(what: &str, status: u16, code: &str, message: &str, advice: Advice) -> Error {
     use ErrorKind as Kind;
     let full = message.contains("no space left") || message.contains("minimum free drive threshold");
     let (kind, hint) = match code {
@@ -87,6 +126,7 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<&st
         "InvalidBucketName" | "KeyTooLongError" | "XMinioInvalidObjectName" | "XMinioInvalidResourceName" => {
             (Kind::Invalid, Some("the server does not take this `bucket` or `prefix`"))
         }
+        "EntityTooLarge" => (Kind::Unsupported, Some("the server takes no object that is so large")),
         "InvalidStorageClass" => (Kind::Invalid, Some("the server has no such `storage_class`")),
         "NotImplemented" | "MethodNotAllowed" => (Kind::Unsupported, None),
         "BadDigest"
@@ -109,12 +149,16 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<&st
     let code = if code.is_empty() { "no code" } else { code };
     let message = if message.is_empty() { String::new() } else { format!(": {message}") };
     let error = Error::new(kind, format!("cannot {what}: status {status}, {code}{message}"));
-    match (hint, region) {
+    let error = match (hint, &advice.region) {
         (Some(_), Some(region)) if kind == Kind::Invalid => {
             error.with_hint(format!("the bucket is in the region {region}; set `region` to it"))
         }
         (Some(hint), _) => error.with_hint(hint),
         (None, _) => error,
+    };
+    match advice {
+        Advice { region: None, wait: None } => error,
+        advice => error.with_source(advice),
     }
 }
 
@@ -210,13 +254,23 @@ mod tests {
             (501, "NotImplemented", ErrorKind::Unsupported),
             (400, "Unheard", ErrorKind::Internal),
         ] {
-            let error = answer("x", status, code, "", None);
+            let error = answer("x", status, code, "", Advice::default());
             assert_eq!(error.kind(), kind, "{status} {code}");
         }
-        let full = answer("x", 500, "InternalError", "write: no space left on device", None);
+        let full = answer("x", 500, "InternalError", "write: no space left on device", Advice::default());
         assert_eq!(full.kind(), ErrorKind::NoSpace);
-        let elsewhere = answer("x", 400, "AuthorizationHeaderMalformed", "", Some("eu-1"));
+        let advice = Advice { region: region_in(b"<Error><Region>eu-1</Region></Error>"), wait: None };
+        let elsewhere = answer("x", 400, "AuthorizationHeaderMalformed", "", advice);
+        assert_eq!(region_of(&elsewhere), Some("eu-1"));
         assert_eq!(elsewhere.hint(), Some("the bucket is in the region eu-1; set `region` to it"));
+    }
+
+    #[test]
+    fn a_server_may_ask_for_patience() {
+        let busy = answer("x", 503, "SlowDown", "", Advice { region: None, wait: Some(60) });
+        assert_eq!(wait_of(&busy), Some(Duration::from_secs(60)));
+        assert_eq!((wait_of(&late("x")), region_of(&busy)), (None, None));
+        assert_eq!(region_in(b"<Region>\r\nHost: evil</Region>"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod error;
 mod location;
+mod plan;
 mod upload;
 
 pub use backend::S3Backend;

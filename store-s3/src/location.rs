@@ -1,5 +1,5 @@
 use percent_encoding::percent_decode_str;
-use store_core::{BlobId, Error, ErrorKind, Location, Result};
+use store_core::{BlobId, Error, ErrorKind, Location, Result, Secret};
 
 /// What all that is not a blob lies under, behind the store's prefix. No id starts with a dot.
 pub(crate) const RESERVED: &str = ".imagestore/";
@@ -36,6 +36,21 @@ impl Place {
         format!("{}{name}.{token}", self.sidecars())
     }
 
+    /// The key of one of the two objects that long parts of the upload `token` of `name` are gathered in, in turns.
+    pub(crate) fn gathered(&self, name: &str, token: &str, part: i32) -> String {
+        format!("{}{RESERVED}part/{name}.{token}.{}", self.prefix, part % 2)
+    }
+
+    /// What the keys of all claims start with.
+    pub(crate) fn claims(&self) -> String {
+        format!("{}{RESERVED}claim/", self.prefix)
+    }
+
+    /// The key of what an upload of `id` takes before it commits, where the server cannot decide between two.
+    pub(crate) fn claim(&self, id: &BlobId) -> String {
+        format!("{}{id}", self.claims())
+    }
+
     /// The object and the token that a sidecar belongs to.
     pub(crate) fn owner<'a>(&self, sidecar: &'a str) -> Option<(String, &'a str)> {
         let (name, token) = sidecar.strip_prefix(&self.sidecars())?.rsplit_once('.')?;
@@ -49,37 +64,82 @@ impl Place {
         format!("s3://{}/{}/{}", self.host, self.bucket, path.join("/")).parse()
     }
 
-    /// The key without the prefix that `at` names. Credentials in it, as Glance writes them, are not used: the
-    /// store has its own.
+    /// The key without the prefix that `at` names. Credentials in it are not used: the store has its own.
     ///
     /// Any other bucket, prefix or server is refused: a location is data that others may have written.
     pub(crate) fn find(&self, at: &Location) -> Result<String> {
-        let outside = || {
-            Error::new(ErrorKind::Invalid, format!("{at} is not in this store"))
-                .with_hint(format!("its locations are s3://{}/{}/{}ID", self.host, self.bucket, self.prefix))
-        };
+        let parts = self.take_apart(at)?;
+        if parts.bucket != self.bucket {
+            return Err(self.outside(at));
+        }
+        let name = parts.key.strip_prefix(&self.prefix).ok_or_else(|| self.outside(at))?;
+        // As others wrote them, names need not be ids; but they lie flat, and nothing of the store's own is a blob.
+        match !name.is_empty() && !name.starts_with('.') && !name.contains('/') {
+            true => Ok(name.to_owned()),
+            false => Err(self.outside(at)),
+        }
+    }
+
+    /// The object of another bucket of the same server that `at` names together with credentials for it, as Glance
+    /// wrote them.
+    pub(crate) fn find_theirs(&self, at: &Location) -> Option<Theirs> {
+        let parts = self.take_apart(at).ok()?;
+        // Neither part is quoted there; no access key holds a colon.
+        let (access_key, secret_key) = parts.userinfo?.split_once(':')?;
+        let elsewhere = parts.bucket != self.bucket || !parts.key.starts_with(&self.prefix);
+        let complete = ![access_key, secret_key, parts.bucket].contains(&"");
+        (elsewhere && complete).then(|| Theirs {
+            access_key: Secret::new(access_key),
+            secret_key: Secret::new(secret_key),
+            bucket: parts.bucket.to_owned(),
+            key: parts.key,
+        })
+    }
+
+    fn take_apart<'a>(&self, at: &'a Location) -> Result<Parts<'a>> {
+        let outside = || self.outside(at);
         let rest = at.rest().strip_prefix("//").ok_or_else(outside)?;
         // A secret key may hold a `/`, a blob's key no `@`.
-        let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+        let (userinfo, rest) = match rest.rsplit_once('@') {
+            Some((userinfo, rest)) => (Some(userinfo), rest),
+            None => (None, rest),
+        };
         let (host, path) = rest.split_once('/').ok_or_else(outside)?;
         let (bucket, key) = path.split_once('/').ok_or_else(outside)?;
         let known = std::iter::once(&self.host).chain(&self.also).any(|known| known == host);
-        if !known || bucket != self.bucket {
-            return Err(outside());
-        }
         let key = percent_decode_str(key).decode_utf8().map_err(|_| outside())?;
-        let name = key.strip_prefix(&self.prefix).ok_or_else(outside)?;
-        // As others wrote them, names need not be ids; but they lie flat, and nothing of the store's own is a blob.
-        let fits = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-        if !fits || name.len() > 512 || name.chars().any(char::is_control) {
-            return Err(outside());
+        match known && !key.is_empty() && key.len() <= 1024 && !key.chars().any(char::is_control) {
+            true => Ok(Parts { userinfo, bucket, key: key.into_owned() }),
+            false => Err(outside()),
         }
-        Ok(name.to_owned())
     }
+
+    fn outside(&self, at: &Location) -> Error {
+        Error::new(ErrorKind::Invalid, format!("{at} is not in this store"))
+            .with_hint(format!("its locations are s3://{}/{}/{}ID", self.host, self.bucket, self.prefix))
+    }
+}
+
+/// An object that credentials of its own are named with.
+#[derive(Debug)]
+pub(crate) struct Theirs {
+    pub(crate) access_key: Secret,
+    pub(crate) secret_key: Secret,
+    pub(crate) bucket: String,
+    pub(crate) key: String,
+}
+
+/// A location on this store's server.
+struct Parts<'a> {
+    userinfo: Option<&'a str>,
+    bucket: &'a str,
+    key: String,
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn place() -> Place {
@@ -127,6 +187,41 @@ mod tests {
             let error = place().find(&bad.parse().unwrap()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_of_others_lead_to_their_bucket_on_this_server() {
+        let place = place();
+        let theirs = |at: &str| place.find_theirs(&at.parse().unwrap());
+        let found = theirs("s3+https://KEY:hun:t/e@r2@old.example.org/glance/71c675ab").unwrap();
+        assert_eq!((found.access_key.expose(), found.secret_key.expose()), ("KEY", "hun:t/e@r2"));
+        assert_eq!((&*found.bucket, &*found.key), ("glance", "71c675ab"));
+        assert!(!format!("{found:?}").contains("r2"));
+        for bad in [
+            "s3://KEY:hunter2@evil.example.org/glance/a",
+            "s3://s3.example.org:9000/glance/a",
+            "s3://KEY@s3.example.org:9000/glance/a",
+            "s3://:hunter2@s3.example.org:9000/glance/a",
+            "s3://KEY:hunter2@s3.example.org:9000/bucket/cloud%20images/a",
+        ] {
+            assert!(theirs(bad).is_none(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_location_makes_a_parser_panic(text in "s3:(//)?\\PC{0,60}") {
+            if let Ok(at) = text.parse::<Location>() {
+                let _ = (place().find(&at).is_ok(), place().find_theirs(&at).is_some());
+            }
+        }
+
+        #[test]
+        fn any_id_comes_back(id in "[A-Za-z0-9_][A-Za-z0-9._-]{0,60}") {
+            let (place, id) = (place(), id.parse::<BlobId>().unwrap());
+            let at = place.location(&place.key(&id)).unwrap();
+            prop_assert_eq!(place.find(&at).unwrap(), id.as_str());
         }
     }
 

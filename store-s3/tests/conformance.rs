@@ -1,4 +1,4 @@
-//! The suite over a real MinIO, through a proxy that fails on demand.
+//! The suite over real servers, MinIO and Ceph's object gateway, through a proxy that fails on demand.
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,14 +13,18 @@ mod server;
 
 use server::Server;
 
-/// One server for all cases, each in a bucket of its own.
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("conformance", &[]));
+/// One server of a kind for all cases, each in a bucket of its own.
+type Started = LazyLock<Result<Server, String>>;
+
+static MINIO: Started = LazyLock::new(|| Server::start("conformance", &[]));
+static RGW: Started = LazyLock::new(|| Server::start_rgw("s3-conformance", &[]));
 
 fn main() {
     Suites::new()
-        .with("s3", async || setup(|_| {}).await)
+        .with("s3", async || setup(&MINIO, |_| {}).await)
+        .with("s3-rgw", async || setup(&RGW, |_| {}).await)
         .with("s3-prefix", async || {
-            setup(|config| {
+            setup(&MINIO, |config| {
                 config.prefix = "cloud images/".to_owned();
                 config.checksum = Checksum::Crc64nvme;
                 config.conditional_writes = Conditional::On;
@@ -31,8 +35,8 @@ fn main() {
 }
 
 /// A store in a fresh bucket.
-async fn setup(change: fn(&mut S3Config)) -> Setup {
-    let server = match &*SERVER {
+async fn setup(started: &'static Started, change: fn(&mut S3Config)) -> Setup {
+    let server = match &**started {
         Ok(server) => server,
         Err(why) => return Setup::Missing(why.clone()),
     };
@@ -85,7 +89,14 @@ async fn injure(server: &Server, bucket: String, at: Location, damage: Damage) -
 
 /// Removes a bucket and what is in it, which MinIO does at once where it is asked to.
 async fn remove(server: &Server, bucket: String) -> Result<(), String> {
-    let call = server.client().delete_bucket().bucket(bucket).customize();
+    let client = server.client();
+    if !server.removes_all_at_once() {
+        let found = client.list_objects_v2().bucket(&bucket).send().await.map_err(|e| format!("{e:?}"))?;
+        for key in found.contents().iter().filter_map(|object| object.key()) {
+            client.delete_object().bucket(&bucket).key(key).send().await.map_err(|e| format!("{e:?}"))?;
+        }
+    }
+    let call = client.delete_bucket().bucket(bucket).customize();
     let call = call.mutate_request(|request| {
         request.headers_mut().insert("x-minio-force-delete", "true");
     });

@@ -1,4 +1,4 @@
-//! Real servers, started by `testservers/minio`, and buckets in them.
+//! Real servers, started by `testservers/minio` and `testservers/ceph`, and buckets in them.
 
 use std::{
     collections::HashMap,
@@ -13,6 +13,7 @@ use store_s3::S3Config;
 /// A server that runs until this process ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    kind: Kind,
     pub(crate) name: String,
     pub(crate) endpoint: String,
     pub(crate) region: String,
@@ -22,13 +23,24 @@ pub(crate) struct Server {
     pub(crate) ca_file: Option<String>,
 }
 
-fn script(arguments: &[&str]) -> Result<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers/minio");
+/// Which script starts a server, and what stands before the names of its S3 lines.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    script: &'static str,
+    prefix: &'static str,
+    pid: &'static str,
+}
+
+const MINIO: Kind = Kind { script: "minio", prefix: "", pid: "PID" };
+const RGW: Kind = Kind { script: "ceph", prefix: "S3_", pid: "RGW_PID" };
+
+fn script(kind: Kind, arguments: &[&str]) -> Result<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers").join(kind.script);
     let output = Command::new(path)
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| format!("testservers/minio cannot be run: {e}"))?;
+        .map_err(|e| format!("testservers/{} cannot be run: {e}", kind.script))?;
     let said = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
@@ -37,22 +49,34 @@ fn script(arguments: &[&str]) -> Result<String, String> {
 }
 
 impl Server {
-    /// Starts one; `name` tells those of one process apart.
+    /// Starts a MinIO; `name` tells those of one process apart.
     pub(crate) fn start(name: &str, options: &[&str]) -> Result<Self, String> {
+        Self::start_kind(MINIO, name, options)
+    }
+
+    /// Starts a Ceph object gateway.
+    pub(crate) fn start_rgw(name: &str, options: &[&str]) -> Result<Self, String> {
+        Self::start_kind(RGW, name, &[&["--rgw"], options].concat())
+    }
+
+    fn start_kind(kind: Kind, name: &str, options: &[&str]) -> Result<Self, String> {
         let process = std::process::id().to_string();
         let name = format!("{name}-{process}");
         let mut arguments = vec!["start", "--name", &name, "--owner", &process];
         arguments.extend(options);
-        let lines = script(&arguments)?;
+        let lines = script(kind, &arguments)?;
         let lines: HashMap<&str, &str> = lines.lines().filter_map(|line| line.split_once('=')).collect();
         let value = |key: &str| lines.get(key).map(|value| value.to_string());
-        let needed = |key: &str| value(key).ok_or_else(|| format!("testservers/minio prints no {key}"));
+        let needed =
+            |key: &str| value(key).ok_or_else(|| format!("testservers/{} prints no {key}", kind.script));
+        let own = |key: &str| needed(&format!("{}{key}", kind.prefix));
         Ok(Self {
-            endpoint: needed("ENDPOINT")?,
-            region: needed("REGION")?,
-            access_key: needed("ACCESS_KEY")?,
-            secret_key: needed("SECRET_KEY")?,
-            pid: needed("PID")?.parse().map_err(|_| "PID is no number")?,
+            kind,
+            endpoint: own("ENDPOINT")?,
+            region: own("REGION")?,
+            access_key: own("ACCESS_KEY")?,
+            secret_key: own("SECRET_KEY")?,
+            pid: needed(kind.pid)?.parse().map_err(|_| "PID is no number")?,
             ca_file: value("CA_FILE"),
             name,
         })
@@ -60,7 +84,12 @@ impl Server {
 
     /// Ends it, and removes its data.
     pub(crate) fn stop(&self) -> Result<(), String> {
-        script(&["stop", &self.name]).map(drop)
+        script(self.kind, &["stop", &self.name]).map(drop)
+    }
+
+    /// Whether a bucket can be removed with all that is in it.
+    pub(crate) fn removes_all_at_once(&self) -> bool {
+        self.kind.script == "minio"
     }
 
     /// Host and port.
