@@ -1,0 +1,116 @@
+use std::error::Error as StdError;
+
+use object_store::Error as Theirs;
+use store_core::{Error, ErrorKind};
+
+/// What the storage, or the way to it, says.
+pub(crate) fn from_object(what: &str, error: Theirs) -> Error {
+    let (kind, hint) = match &error {
+        Theirs::NotFound { .. } => (ErrorKind::NotFound, None),
+        Theirs::AlreadyExists { .. } => (ErrorKind::AlreadyExists, None),
+        // A reader's condition: the object is another one by now.
+        Theirs::Precondition { .. } | Theirs::NotModified { .. } => {
+            (ErrorKind::NotFound, Some("the blob was replaced since it was opened; open it again"))
+        }
+        Theirs::NotSupported { .. } | Theirs::NotImplemented { .. } => (ErrorKind::Unsupported, None),
+        Theirs::PermissionDenied { .. } => {
+            (ErrorKind::Denied, Some("the credentials lack a permission: to read, write, delete and list"))
+        }
+        Theirs::Unauthenticated { .. } => {
+            (ErrorKind::Denied, Some("the storage does not know these credentials"))
+        }
+        Theirs::InvalidPath { .. } | Theirs::UnknownConfigurationKey { .. } => {
+            (ErrorKind::Invalid, Some("check `url` and `options`"))
+        }
+        Theirs::Generic { source, .. } => return generic(what, &**source),
+        _ => (ErrorKind::Internal, None),
+    };
+    let error = Error::new(kind, format!("cannot {what}")).with_source(error);
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+/// The crate has no kinds for these; its text is all there is. Its own retries are over by then.
+fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error {
+    let mut text = source.to_string();
+    let mut next = source.source();
+    let mut full = false;
+    while let Some(inner) = next {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            full |= matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        }
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = inner.source();
+    }
+    let lower = text.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let (kind, hint) = if full || has(&["no space left", "quota exceeded"]) {
+        (ErrorKind::NoSpace, "delete blobs, or have the storage's space or quota raised")
+    } else if has(&["certificate"]) {
+        (ErrorKind::Invalid, "the server's certificate is not trusted")
+    } else if has(&["containernotfound", "nosuchbucket", "containerbeingdeleted"]) {
+        (ErrorKind::Invalid, "the container or bucket of `url` does not exist")
+    } else if has(&["403", "authenticationfailed", "authorizationfailure"]) {
+        (ErrorKind::Denied, "the storage does not accept these credentials")
+    } else if has(&[
+        "connect",
+        "timed out",
+        "timeout",
+        "reset",
+        "broken pipe",
+        "dns",
+        "sending request",
+        "retries",
+        "closed",
+        "eof",
+        "incomplete",
+        "decoding response",
+        "response body",
+        "interrupted",
+        "server error",
+    ]) {
+        (ErrorKind::Unavailable, "if it lasts, check the network and the server")
+    } else {
+        (ErrorKind::Internal, "the storage said something that this store does not know")
+    };
+    Error::new(kind, format!("cannot {what}")).with_hint(hint).with_source(Cause(text))
+}
+
+/// What the crate said, without requests.
+#[derive(Debug)]
+struct Cause(String);
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Cause {}
+
+pub(crate) fn stopped(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a request was stopped").with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_decide_where_there_is_no_kind() {
+        for (text, kind) in [
+            ("error sending request: connection refused", ErrorKind::Unavailable),
+            ("Server returned non-2xx status code: 404: ContainerNotFound", ErrorKind::Invalid),
+            ("write: No space left on device", ErrorKind::NoSpace),
+            ("something else", ErrorKind::Internal),
+        ] {
+            let source = Box::<dyn StdError + Send + Sync>::from(text);
+            assert_eq!(from_object("x", Theirs::Generic { store: "x", source }).kind(), kind, "{text}");
+        }
+    }
+}
