@@ -407,6 +407,18 @@ fn copies_within_a_store_are_made_by_it() {
     assert!(taken.err.contains("note: b is in fast already"), "{}", taken.err);
 }
 
+/// Nobody makes a directory in sysfs, not even root.
+#[test]
+fn a_directory_that_refuses_is_denied() {
+    let user = User::new();
+    user.write("a", b"image a");
+    let mut command = user.command(&["put", "a", "--id", "a", "--store", "fast"]);
+    let refused =
+        Ran::of(&["put"], command.env("IMAGESTORE_STORES__FAST__PATH", "/sys/kernel").output().unwrap());
+    assert_eq!(refused.code, 9, "{}", refused.err);
+    assert!(refused.err.contains("/sys/kernel"), "{}", refused.err);
+}
+
 #[test]
 fn a_store_without_urls_says_so() {
     let user = User::new();
