@@ -496,6 +496,13 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     assert_eq!(stores.code, 6);
     assert!(stores.out.contains("  good   fs ") && stores.out.contains("not reachable"), "{}", stores.out);
 
+    // What only a look at the values tells is found without opening the store, too.
+    config(&format!("{good}[stores.near]\ntype = 'fs'\npath = 'images'\n[stores.none]\ntype = 'fs'\n"));
+    let check = user.run(&["--config", "my.toml", "config", "check"]);
+    assert_eq!((check.code, &*check.out), (6, "valid  good (fs)\n"), "{}", check.err);
+    assert!(check.err.contains("store near: configure: my.toml line 6"), "{}", check.err);
+    assert!(check.err.contains("store none: configure: `path` names the data directory"), "{}", check.err);
+
     config("defualt = 'x'");
     let broken = user.run(&["--config", "my.toml", "ls"]);
     assert_eq!(broken.code, 6);
