@@ -24,6 +24,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// Group and name, as in a report: `range::every_form_of_range_yields_its_bytes`.
+    pub fn title(&self) -> String {
+        format!("{}::{}", self.group, self.name)
+    }
+
     /// The first need that is not met by `abilities`.
     pub fn unmet(&self, abilities: &Abilities) -> Option<Need> {
         self.needs.iter().copied().find(|need| !need.is_met(abilities))
@@ -42,7 +47,7 @@ impl Case {
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Case({}::{})", self.group, self.name)
+        write!(f, "Case({})", self.title())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 cases! { Copy:
     a_copy_is_whole proves [1, 4] needs [Write, Transfers(2)];
     a_copy_of_nothing_is_empty proves [1, 4] needs [Write, Transfers(2)];
-    a_copy_is_as_sparse_as_its_original proves [7] needs [Write, Holes, Transfers(2)];
+    a_copy_is_as_sparse_as_its_original proves [7] needs [Write, Holes, Size(65 << 20), Transfers(2)];
     a_copy_keeps_what_is_kept_with_the_blob proves [9] needs [Write, Metadata, Transfers(2)];
     a_copy_is_listed proves [1] needs [Write, List, Empty, Transfers(2)];
     a_copy_and_its_original_can_both_be_deleted proves [1, 2] needs [Write, Delete, Empty, Transfers(2)];

@@ -324,14 +324,14 @@ pub(crate) struct Stores {}
 #[command(after_long_help = "\
 Examples:
   imagestore conformance archive
-  imagestore conformance archive --only range
+  imagestore conformance archive --only range::
   imagestore conformance new-store --exclusive --slow
   imagestore conformance archive --json | jq -r 'select(.verdict == \"failed\") | .name'")]
 pub(crate) struct Conformance {
     /// The store to prove
     #[arg(value_name = "STORE")]
     pub(crate) store: String,
-    /// Only the cases whose names contain this
+    /// Only the cases whose titles, `group::name`, contain this
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
     /// Run the cases that move gigabytes, too
