@@ -22,6 +22,8 @@ pub fn registry() -> Registry {
     let registry = Registry::default().with::<MemoryConfig>();
     #[cfg(feature = "fs")]
     let registry = registry.with::<store_fs::FsConfig>();
+    #[cfg(feature = "object")]
+    let registry = registry.with::<store_object::ObjectConfig>();
     #[cfg(feature = "s3")]
     let registry = registry.with::<store_s3::S3Config>();
     registry

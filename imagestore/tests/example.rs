@@ -7,7 +7,9 @@ const EXAMPLE: &str = include_str!("../imagestore.example.toml");
 
 fn effective(text: &str) -> toml::Table {
     let settings = Settings::parse(text).unwrap();
-    let stores = settings.sections().map(|section| {
+    // What is not built in is looked at by the builds that have it.
+    let built: Vec<_> = registry().types().collect();
+    let stores = settings.sections().filter(|section| built.contains(&section.kind())).map(|section| {
         let all = registry().effective(section).unwrap();
         (section.name().to_owned(), toml::Value::Table(all))
     });
@@ -34,7 +36,7 @@ fn every_type_and_every_key_is_in_it() {
     for (name, store) in &stores {
         for (key, value) in store.as_table().unwrap() {
             match value {
-                toml::Value::Table(inner) => {
+                toml::Value::Table(inner) if nested.contains(&key.as_str()) => {
                     assert!(EXAMPLE.contains(&format!("[defaults.{key}]")), "{key} of {name}");
                     inner.keys().for_each(|key| assert!(keys.contains(&key.as_str()), "{key} of {name}"));
                 }

@@ -86,6 +86,10 @@ impl ObjectConfig {
 impl Config for ObjectConfig {
     const TYPE: &'static str = "object";
 
+    fn check(&self) -> Result<()> {
+        Self::check(self).map(drop)
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(ObjectBackend::connect(&self).await?))
     }

@@ -252,6 +252,10 @@ pub(crate) fn host_of(endpoint: &str) -> Result<&str> {
 impl Config for S3Config {
     const TYPE: &'static str = "s3";
 
+    fn check(&self) -> Result<()> {
+        Self::check(self)
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(Box::pin(S3Backend::connect(&self)).await?))
     }
