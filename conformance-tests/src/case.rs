@@ -24,6 +24,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// Group and name, as in a report: `range::every_form_of_range_yields_its_bytes`.
+    pub fn title(&self) -> String {
+        format!("{}::{}", self.group, self.name)
+    }
+
     /// The first need that is not met by `abilities`.
     pub fn unmet(&self, abilities: &Abilities) -> Option<Need> {
         self.needs.iter().copied().find(|need| !need.is_met(abilities))
@@ -42,7 +47,7 @@ impl Case {
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Case({}::{})", self.group, self.name)
+        write!(f, "Case({})", self.title())
     }
 }
 
@@ -67,6 +72,8 @@ pub enum Group {
     Concurrency,
     /// A storage that goes away.
     Faults,
+    /// Copies within a store.
+    Copy,
     /// What a blob says of itself.
     Metadata,
     /// Abilities are as declared, damage is noticed.
@@ -85,6 +92,7 @@ impl Group {
             Self::Errors => "errors",
             Self::Concurrency => "concurrency",
             Self::Faults => "faults",
+            Self::Copy => "copy",
             Self::Metadata => "metadata",
             Self::Honesty => "honesty",
         }
@@ -125,6 +133,10 @@ pub enum Need {
     NoMetadata,
     /// That rivals are told apart by the storage itself.
     AtomicCreate,
+    /// URLs for those who have no access.
+    Presign,
+    /// That such URLs are not declared.
+    NoPresign,
     /// Staged uploads that outlive their process.
     Staging,
     /// That staged uploads do not outlive their process.
@@ -172,6 +184,8 @@ impl Need {
             Self::Metadata => can.metadata,
             Self::NoMetadata => !can.metadata,
             Self::AtomicCreate => can.atomic_create,
+            Self::Presign => can.presign,
+            Self::NoPresign => !can.presign,
             Self::Staging => can.staging,
             Self::NoStaging => !can.staging,
             Self::Holes => abilities.hole.is_some(),
@@ -205,6 +219,8 @@ impl fmt::Display for Need {
             Self::Metadata => "metadata",
             Self::NoMetadata => "a store without metadata",
             Self::AtomicCreate => "atomic creation",
+            Self::Presign => "presigned URLs",
+            Self::NoPresign => "a store without presigned URLs",
             Self::Staging => "staged uploads",
             Self::NoStaging => "a store without staged uploads",
             Self::Holes => "holes",

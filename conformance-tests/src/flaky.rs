@@ -17,7 +17,7 @@ use futures::{
 };
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -251,6 +251,10 @@ impl Backend for Flaky {
     async fn capacity(&self) -> Result<Capacity> {
         self.line.call(self.inner.capacity()).await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.line.call(self.inner.presign(at, lifetime)).await
+    }
 }
 
 /// An upload whose first reply has not come: if it never does, nobody else knows of it, and it is taken back.
@@ -283,6 +287,11 @@ impl Upload for FlakyUpload {
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         self.inner.adopt(source).await
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        twice(|| self.line.call(async { Ok(()) })).await?;
+        self.inner.copy(from, size).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

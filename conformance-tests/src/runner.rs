@@ -170,7 +170,7 @@ impl Suite {
     }
 
     fn title(&self, case: &Case) -> String {
-        format!("{}::{}::{}", self.name, case.group, case.name)
+        format!("{}::{}", self.name, case.title())
     }
 }
 
@@ -208,7 +208,7 @@ pub struct CheckOptions {
     pub exclusive: bool,
     /// Runs only these groups; all of them where none is named.
     pub groups: Vec<Group>,
-    /// Runs only cases with this in their names.
+    /// Runs only cases with this in their titles, `group::name`.
     pub filter: Option<String>,
 }
 
@@ -272,6 +272,6 @@ where
 impl CheckOptions {
     fn wants(&self, case: &Case) -> bool {
         (self.groups.is_empty() || self.groups.contains(&case.group))
-            && self.filter.as_ref().is_none_or(|part| case.name.contains(part.as_str()))
+            && self.filter.as_ref().is_none_or(|part| case.title().contains(part.as_str()))
     }
 }

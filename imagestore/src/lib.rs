@@ -26,3 +26,8 @@ pub fn registry() -> Registry {
     let registry = registry.with::<store_s3::S3Config>();
     registry
 }
+
+/// The examples of the project's README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ProjectReadme;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::Serialize;
 
-use crate::{BlobId, Chunk, Location, Meta, Result, Stat};
+use crate::{BlobId, Chunk, Location, Meta, Result, Secret, Stat};
 
 /// A blob's content on its way out, in order.
 pub type ChunkStream = BoxStream<'static, Result<Chunk>>;
@@ -48,11 +48,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Measures the space left.
     async fn capacity(&self) -> Result<Capacity>;
+
+    /// Makes a URL under which whoever holds it can GET the blob for `lifetime`. Whether there is such a blob need not
+    /// be looked at.
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret>;
 }
 
 /// One blob on its way in.
 ///
-/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `adopt` or `write`s in order, then `commit` at
+/// Guaranteed by [`Writer`](crate::Writer): calls come one at a time: `copy`, `adopt` or `write`s in order, then `commit` at
 /// most once, then `abort` if anything failed or any future was dropped before it was ready, be it a `write` or the
 /// `commit`; and `abort` again if its own future was dropped. Chunks are at most [`Info::chunk`] bytes of data;
 /// [`Chunk::Zeros`] comes only where [`Info::hole`] is set, then as a multiple of it, at a multiple of it.
@@ -67,6 +71,13 @@ pub trait Upload: Send {
     ///
     /// Guaranteed to come first if it comes, and to be followed by no `write` if it gives a file.
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>>;
+
+    /// Takes the whole content of a committed blob of the same storage, `size` bytes, without sending them through here.
+    /// The storage may share them with the original, as long as each can be deleted without harm to the other, or with
+    /// [`InUse`](crate::ErrorKind::InUse).
+    ///
+    /// Guaranteed to come first if it comes, and to be followed by no `write`.
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()>;
 
     /// Makes all bytes and `meta` durable and then visible, in one atomic step that fails with
     /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if the id is taken.
@@ -135,6 +146,10 @@ pub struct Capabilities {
     pub atomic_create: bool,
     /// A killed process leaves a staged upload that `sweep` finds; where not, it leaves nothing.
     pub staging: bool,
+    /// [`Upload::copy`] works.
+    pub copy: bool,
+    /// `presign` works.
+    pub presign: bool,
 }
 
 /// What is known of an upload's length before it starts.

@@ -242,21 +242,42 @@ mod imp {
 /// MD5 and SHA-2 from the system's OpenSSL.
 #[cfg(feature = "openssl")]
 mod imp {
-    use openssl::sha;
+    use openssl::{
+        hash::{Hasher, MessageDigest},
+        sha,
+    };
 
-    pub(super) struct Md5(md5::Md5);
+    /// In FIPS mode OpenSSL has no MD5; here it guards against accidents, not against attackers.
+    pub(super) enum Md5 {
+        Fast(Hasher),
+        Pure(md5::Md5),
+    }
     pub(super) struct Sha256(sha::Sha256);
     pub(super) struct Sha512(sha::Sha512);
 
     impl Md5 {
         pub(super) fn new() -> Self {
-            Self(sha2::Digest::new())
+            match Hasher::new(MessageDigest::md5()) {
+                Ok(hasher) => Self::Fast(hasher),
+                Err(_) => Self::Pure(sha2::Digest::new()),
+            }
         }
+        #[expect(
+            clippy::expect_used,
+            reason = "EVP_DigestUpdate(3) fails only before its init, which `new` has checked"
+        )]
         pub(super) fn update(&mut self, bytes: &[u8]) {
-            sha2::Digest::update(&mut self.0, bytes);
+            match self {
+                Self::Fast(hasher) => hasher.update(bytes).expect("an initialised digest takes bytes"),
+                Self::Pure(hasher) => sha2::Digest::update(hasher, bytes),
+            }
         }
+        #[expect(clippy::expect_used, reason = "as above, for EVP_DigestFinal(3)")]
         pub(super) fn finish(self) -> Vec<u8> {
-            sha2::Digest::finalize(self.0).to_vec()
+            match self {
+                Self::Fast(mut hasher) => hasher.finish().expect("an initialised digest ends").to_vec(),
+                Self::Pure(hasher) => sha2::Digest::finalize(hasher).to_vec(),
+            }
         }
     }
 

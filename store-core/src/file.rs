@@ -76,9 +76,9 @@ pub(crate) async fn share(source: Arc<File>, target: Arc<File>) -> Result<bool> 
 pub(crate) const COPIED_FIRST: u64 = 16 << 20;
 
 /// Lets the kernel copy a range of one file to the same place in another, without its holes; false, with nothing done,
-/// where it cannot. The end of the file is that of the range, if it ends both. If the future is dropped, the copy stops
+/// where it cannot. Where the range ends with the source, so does the target. If the future is dropped, the copy stops
 /// soon.
-pub(crate) async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Result<bool> {
+pub async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Result<bool> {
     let wanted = Arc::new(());
     let still_wanted = Arc::downgrade(&wanted);
     let copied = blocking(move || {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Size, SizeHint, Stat, Swept, Upload,
+    Result, Secret, Size, SizeHint, Stat, Swept, Upload,
 };
 
 /// Blobs in memory: the reference backend, which tests and examples use. Nothing survives the process.
@@ -62,6 +62,7 @@ impl MemoryBackend {
         info.can.metadata = true;
         info.can.atomic_create = true;
         info.can.staging = true;
+        info.can.copy = true;
         Self { info: Arc::new(info), capacity, state: Arc::default() }
     }
 
@@ -162,6 +163,10 @@ impl Backend for MemoryBackend {
     async fn capacity(&self) -> Result<Capacity> {
         Ok(Capacity { total: self.capacity, free: self.capacity - self.lock().used })
     }
+
+    async fn presign(&self, _: &Location, _: Duration) -> Result<Secret> {
+        Err(Error::unsupported("URLs for its blobs"))
+    }
 }
 
 struct MemoryUpload {
@@ -196,6 +201,17 @@ impl Upload for MemoryUpload {
 
     async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
         Ok(None)
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        let held = self.backend.held(from)?;
+        if held.stat.size != size {
+            return Err(Error::not_found(from));
+        }
+        for chunk in &held.chunks {
+            self.write(chunk.clone()).await?;
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

@@ -16,6 +16,11 @@ pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     /// The value of `type` that selects this backend.
     const TYPE: &'static str;
 
+    /// Finds mistakes that the types of the settings do not: keys that exclude each other, say. Touches nothing.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Connects, and fails early if the settings cannot work. `name` is the store's, for messages.
     fn connect(self, name: &str) -> impl Future<Output = Result<Arc<dyn Backend>>> + Send;
 }
@@ -51,11 +56,16 @@ impl Registry {
             connect: |section| {
                 async move {
                     let config: C = section.backend()?;
+                    config.check()?;
                     config.connect(section.name()).await
                 }
                 .boxed()
             },
-            settings: |section| table(&section.backend::<C>()?),
+            settings: |section| {
+                let config: C = section.backend()?;
+                config.check()?;
+                table(&config)
+            },
         };
         self.0.insert(C::TYPE, driver);
         self

@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     Algorithm, Backend, Blob, BlobId, ByteRange, ByteStream, Capacity, Chunk, Digests, Entry, Error,
-    ErrorKind, Expect, Hasher, Info, Location, Meta, Options, Reader, Result, SizeHint, Stat, Swept, Writer,
+    ErrorKind, Expect, Hasher, Info, Location, Meta, Options, Reader, Result, Secret, SizeHint, Stat, Swept,
+    Writer,
     buffer::Pool,
     file, layer,
     policy::Inspection,
@@ -237,8 +238,46 @@ impl Store {
         capacity.map_err(|error| self.shared.context(error, "capacity", None))
     }
 
+    /// Makes a URL under which whoever holds it can GET the blob for `lifetime`, without this program: for a fast
+    /// hand-out of images. Whether there is such a blob is not looked at. Where the storage has no such thing the error
+    /// is [`Unsupported`](ErrorKind::Unsupported).
+    pub async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        let signed = match self.claim(at) {
+            Ok(()) => self.shared.backend.presign(at, lifetime).await,
+            Err(error) => Err(error),
+        };
+        signed.map_err(|error| self.shared.context(error, "presign", Some(at)))
+    }
+
+    /// Copies a blob to a new id, with what is kept with it. Where the storage can copy by itself no byte passes
+    /// through here, and nothing is read again; else, and for a blob that says nothing of itself, this is
+    /// [`copy_to`](Self::copy_to).
+    pub async fn copy(
+        &self,
+        at: &Location,
+        id: &BlobId,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<Blob> {
+        let Stat { size, allocated, meta } = self.stat(at).await?;
+        let known = meta.filter(|meta| meta.size == size && self.info().can.copy);
+        let Some(meta) = known else { return self.copy_to(at, self, id, progress).await };
+        let copied = async {
+            let options = &self.shared.options;
+            if let Some(most) = options.max_size.filter(|most| size > most.0) {
+                return Err(too_large(most.0));
+            }
+            let hint = SizeHint { total: Some(size), data: allocated.filter(|data| *data < size) };
+            let upload = self.shared.backend.begin(id, hint).await?;
+            let writer = Writer::copying(Arc::clone(&self.shared), id.clone(), upload);
+            writer.copy(at, meta).await
+        };
+        let blob = copied.await.map_err(|error| self.shared.context(error, "copy", Some(id)))?;
+        progress(size);
+        Ok(blob)
+    }
+
     /// Copies a blob into `other` as `id`, with its holes and properties, and checks that the digests kept with it
-    /// still hold; `progress` is told the length of each piece.
+    /// still hold; `progress` is told the length of each piece. Every byte passes through here.
     pub async fn copy_to(
         &self,
         at: &Location,

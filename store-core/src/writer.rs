@@ -1,11 +1,13 @@
 use std::{collections::BTreeMap, fmt, fs::File, sync::Arc};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Algorithm, BlobId, Chunk, Digests, Error, ErrorKind, Hasher, Location, Meta, Result, Tap, Upload,
+    Algorithm, BlobId, Chunk, Digests, Error, ErrorKind, Hasher, Inspect, Location, Meta, Result, Tap,
+    Upload,
     inspect::{Format, Report},
     lanes::Lanes,
     policy::Inspection,
@@ -131,7 +133,6 @@ impl Writer {
         mut expect: Expect,
         inspection: Inspection,
     ) -> Self {
-        let info = shared.backend.info();
         let mut algorithms: Vec<Algorithm> = vec![Algorithm::Crc64Nvme];
         algorithms.extend(shared.options.digests.iter().copied());
         algorithms.extend(expect.also.iter().copied());
@@ -140,15 +141,25 @@ impl Writer {
         algorithms.dedup();
         let hashers = algorithms.into_iter().map(Hasher::new).collect();
         let lanes = Lanes::start(&shared.janitor.runtime, hashers, std::mem::take(&mut expect.taps));
+        let mut writer = Self::copying(shared, id, upload);
+        writer.lanes = Some(lanes);
+        writer.inspection = inspection;
+        writer.expect = expect;
+        writer
+    }
+
+    /// A writer for bytes that the storage copies by itself.
+    pub(crate) fn copying(shared: Arc<Shared>, id: BlobId, upload: Box<dyn Upload>) -> Self {
+        let info = shared.backend.info();
         let rechunk = Rechunk::new(info.chunk, info.hole, shared.pool.clone());
         let hole = info.hole;
         Self {
             id,
             upload: Some(upload),
-            lanes: Some(lanes),
-            inspection,
+            lanes: None,
+            inspection: Inspection::new(Inspect::Off, None),
             rechunk,
-            expect,
+            expect: Expect::new(),
             size: 0,
             offset: 0,
             hole,
@@ -199,6 +210,24 @@ impl Writer {
         let outcome = upload.abort().await;
         self.upload = None;
         outcome.map_err(|error| self.shared.context(error, "abort", Some(&self.id)))
+    }
+
+    /// Lets the storage copy a blob, and commits the copy with `meta`; on any error nothing of it is left.
+    pub(crate) async fn copy(mut self, from: &Location, mut meta: Meta) -> Result<Blob> {
+        let outcome = async {
+            let Some(upload) = &mut self.upload else { return Err(finished()) };
+            upload.copy(from, meta.size).await?;
+            meta.created = Timestamp::now();
+            let location = upload.commit(&meta).await?;
+            self.upload = None;
+            Ok(Blob { location, meta, report: None })
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() {
+            // The first error is the one to report; what could not be removed is left to `sweep`.
+            let _ = self.abort().await;
+        }
+        outcome
     }
 
     async fn accept(&mut self, mut piece: Chunk) -> Result<()> {

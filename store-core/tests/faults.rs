@@ -19,7 +19,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use proptest::prelude::*;
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Expect, Info, Location,
-    MemoryBackend, Meta, Options, Result, SizeHint, Span, Stat, Store, Swept, Upload, once,
+    MemoryBackend, Meta, Options, Result, Secret, SizeHint, Span, Stat, Store, Swept, Upload, once,
 };
 
 /// What happens to one call.
@@ -131,6 +131,10 @@ impl Backend for Faulty {
     async fn capacity(&self) -> Result<Capacity> {
         self.call("capacity", self.inner.capacity()).await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.call("presign", self.inner.presign(at, lifetime)).await
+    }
 }
 
 struct FaultyUpload {
@@ -147,6 +151,10 @@ impl Upload for FaultyUpload {
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         self.inner.adopt(source).await
     }
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        self.inner.copy(from, size).await
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let backend = self.backend.clone();
         backend.call("commit", self.inner.commit(meta)).await

@@ -17,7 +17,7 @@ use futures::{
 use rustix::fs::Dir;
 use store_core::{
     Backend, BlobId, Capacity, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Result,
-    SizeHint, Stat, Swept, Upload,
+    Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
     file::{self, blocking},
 };
@@ -78,6 +78,7 @@ impl FsBackend {
         info.can.metadata = true;
         info.can.atomic_create = true;
         info.can.staging = !unnamed;
+        info.can.copy = true;
         let shared = Shared {
             info,
             config: config.clone(),
@@ -104,6 +105,13 @@ impl Shared {
         let directories = self.directories.iter().map(|directory| (directory.path.as_path(), directory));
         let (directory, name) = location::find(at, directories)?;
         Ok((directory.open()?, name))
+    }
+
+    /// The open file of the blob at `at`.
+    pub(crate) fn blob(&self, at: &Location) -> Result<File> {
+        let (directory, name) = self.find(at)?;
+        let blob = directory.open_blob(&name)?.ok_or_else(|| Error::not_found(at))?;
+        Ok(blob.file)
     }
 
     /// Where `id` is, if it is anywhere. A directory that cannot be opened is an error: the id may be there.
@@ -249,6 +257,10 @@ impl Backend for FsBackend {
             Ok(all)
         })
         .await
+    }
+
+    async fn presign(&self, _: &Location, _: Duration) -> Result<Secret> {
+        Err(Error::unsupported("URLs for its blobs: nobody can GET a local file"))
     }
 }
 

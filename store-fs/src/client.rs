@@ -110,7 +110,9 @@ pub(crate) struct OpenBlob {
 impl OpenDir {
     /// Total and free space in bytes; both endless where the file system has no limit of its own, such as ramfs.
     pub(crate) fn space(&self) -> Result<(u64, u64)> {
-        let space = fs::fstatvfs(&self.fd).map_err(|errno| io("cannot measure the file system", errno))?;
+        let space = fs::fstatvfs(&self.fd).map_err(|errno| {
+            io(format_args!("cannot measure the file system of {}", self.path.display()), errno)
+        })?;
         if space.f_blocks == 0 {
             return Ok((u64::MAX, u64::MAX));
         }
@@ -180,12 +182,16 @@ impl OpenDir {
             fs::flock(&fd, FlockOperation::LockExclusive)?;
             Ok(fd)
         };
-        lock().map_err(|errno| io("cannot lock the data directory", errno))
+        lock().map_err(|errno| {
+            io(format_args!("cannot lock the data directory {}", self.path.display()), errno)
+        })
     }
 
     /// Lists directory entries, blobs and others.
     pub(crate) fn entries(&self) -> Result<Dir> {
-        Dir::read_from(&self.fd).map_err(|errno| io("cannot list the data directory", errno))
+        Dir::read_from(&self.fd).map_err(|errno| {
+            io(format_args!("cannot list the data directory {}", self.path.display()), errno)
+        })
     }
 
     /// The size of the blob named `name`, where that is a regular file.
@@ -335,7 +341,7 @@ impl OpenDir {
                 Some(Err(errno)) => Err(errno),
             }
         };
-        stage().map_err(|errno| io("cannot create a file for the upload", errno))
+        stage().map_err(|errno| io(format_args!("cannot create a file in {}", self.path.display()), errno))
     }
 
     /// Whether files without a name can be made, and can be given one.
@@ -365,7 +371,10 @@ impl OpenDir {
         fs::fsync(file).map_err(step("cannot make the blob durable"))?;
         self.link(id, staged).map_err(|errno| match errno {
             Errno::EXIST => Publish::Taken,
-            errno => Publish::Failed(io("cannot give the blob its name", errno)),
+            errno => Publish::Failed(io(
+                format_args!("cannot give the blob its name in {}", self.path.display()),
+                errno,
+            )),
         })?;
         if let Err(error) = self.sync("cannot make the blob's name durable") {
             self.unpublish(id, staged);

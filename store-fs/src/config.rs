@@ -1,4 +1,8 @@
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use store_core::{Backend, Config, Error, ErrorKind, Result, Size, file::blocking};
@@ -10,6 +14,7 @@ use crate::FsBackend;
 #[serde(deny_unknown_fields)]
 pub struct FsConfig {
     /// The data directory, an absolute path; blobs lie in it under their ids.
+    #[serde(default, deserialize_with = "some_absolute")]
     pub path: Option<PathBuf>,
     /// Several data directories, instead of `path`.
     #[serde(default)]
@@ -43,6 +48,7 @@ pub struct FsConfig {
 #[serde(deny_unknown_fields)]
 pub struct Directory {
     /// An absolute path.
+    #[serde(deserialize_with = "absolute")]
     pub path: PathBuf,
     /// Directories of higher priority are filled first; among equals, the one with most free space.
     #[serde(default)]
@@ -146,9 +152,7 @@ impl FsConfig {
             (Some(_), false) => return invalid("`path` and `directories` exclude each other".to_owned()),
         };
         for Directory { path, .. } in &directories {
-            if !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
-                return invalid(format!("`path` {:?} must be absolute and without `..`", path.display()));
-            }
+            check_path(path).map_err(|message| Error::new(ErrorKind::Invalid, message))?;
             if directories.iter().filter(|other| other.path == *path).count() > 1 {
                 return invalid(format!("the data directory {} is configured twice", path.display()));
             }
@@ -161,8 +165,30 @@ impl FsConfig {
 impl Config for FsConfig {
     const TYPE: &'static str = "fs";
 
+    fn check(&self) -> Result<()> {
+        self.checked_directories().map(drop)
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(blocking(move || FsBackend::open(&self)).await?))
+    }
+}
+
+/// Told here as well as in [`FsConfig::checked_directories`]: here the line is known.
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    check_path(&path).map_err(de::Error::custom)?;
+    Ok(path)
+}
+
+fn some_absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    absolute(deserializer).map(Some)
+}
+
+fn check_path(path: &Path) -> Result<(), String> {
+    match path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
+        true => Ok(()),
+        false => Err(format!("`path` {:?} must be absolute and without `..`", path.display())),
     }
 }
 

@@ -1,10 +1,10 @@
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use rustix::io::Errno;
 use store_core::{BlobId, Error, ErrorKind};
 
 /// What a system call on a blob or data directory says.
-pub(crate) fn io(what: &'static str, errno: Errno) -> Error {
+pub(crate) fn io(what: impl fmt::Display, errno: Errno) -> Error {
     match errno {
         Errno::LOOP | Errno::MLINK => Error::new(
             ErrorKind::Denied,

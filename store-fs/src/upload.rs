@@ -2,7 +2,10 @@ use std::{collections::VecDeque, fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use store_core::{BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file::blocking};
+use futures::TryStreamExt;
+use store_core::{
+    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file, file::blocking,
+};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::{
@@ -102,6 +105,40 @@ impl FsUpload {
         Ok(())
     }
 
+    /// Copies a file within the kernel where it can, piece by piece so that the page cache is not filled.
+    async fn copy_file(&mut self, source: Arc<File>, size: u64) -> Result<()> {
+        if self.direct {
+            let parts = Arc::clone(&self.parts);
+            blocking(move || make_buffered(&parts.staged.file)).await?;
+            self.direct = false;
+        }
+        while self.offset < size {
+            let range = self.offset..size.min(self.offset + WRITE_BEHIND);
+            let target = Arc::clone(&self.parts.staged.file);
+            if !file::copy(Arc::clone(&source), target, range.clone()).await? {
+                return self.copy_through(source, size).await;
+            }
+            self.offset = range.end;
+            self.drain(0).await?;
+            let parts = Arc::clone(&self.parts);
+            self.writing.push_back(spawn_blocking(move || {
+                sync_data(&parts.staged.file)?;
+                forget(&parts.staged.file, range.start, range.end - range.start);
+                Ok(())
+            }));
+        }
+        Ok(())
+    }
+
+    /// Copies a file by reading and writing: between file systems that the kernel does not copy between.
+    async fn copy_through(&mut self, source: Arc<File>, size: u64) -> Result<()> {
+        let mut chunks = file::read(source, 0..size, self.parts.store.pool.clone());
+        while let Some(chunk) = chunks.try_next().await? {
+            self.write(chunk).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until at most `left` writes are under way.
     async fn drain(&mut self, left: usize) -> Result<()> {
         while self.writing.len() > left {
@@ -141,6 +178,21 @@ impl Upload for FsUpload {
         self.offset = len;
         self.direct = false;
         Ok(Some(Arc::clone(&self.parts.staged.file)))
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        let (parts, at) = (Arc::clone(&self.parts), from.clone());
+        let source = blocking(move || {
+            let source = parts.store.blob(&at)?;
+            let found = source.metadata().map_err(|e| Error::from_io("cannot examine the blob", e))?;
+            // Another blob has come in the place of the one that was looked at.
+            if found.len() == size { Ok(Arc::new(source)) } else { Err(Error::not_found(&at)) }
+        })
+        .await?;
+        match self.adopt(&source).await? {
+            Some(_) => Ok(()),
+            None => self.copy_file(source, size).await,
+        }
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

@@ -166,14 +166,18 @@ fn kill_9(staging: Staging) -> Outcome {
         let mut process = command(&this(), &task, &[]).spawn().unwrap();
         let mut printed = BufReader::new(process.stdout.take().unwrap()).lines();
         let begun = printed.next().is_some_and(|line| line.is_ok_and(|line| line == "begin"));
+        // Every other round lets one commit pass first, so that there are some however slow the disk is.
+        let mut reported = 0;
+        if round % 2 == 1 && printed.next().is_some_and(|line| line.is_ok_and(|line| is_commit(&line))) {
+            reported += 1;
+        }
         let mut random = [0; 2];
         getrandom::fill(&mut random).unwrap();
         std::thread::sleep(Duration::from_micros(2 * u64::from(u16::from_le_bytes(random))));
         process.kill().unwrap();
         process.wait().unwrap();
         check(begun, "the writer did not start")?;
-        let reported =
-            printed.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("file://"))).count();
+        reported += printed.filter(|line| line.as_ref().is_ok_and(|line| is_commit(line))).count();
 
         runtime().block_on(async {
             let store = store(named(dir.path(), staging))?;
@@ -196,11 +200,16 @@ fn kill_9(staging: Staging) -> Outcome {
     }
     println!("{word}: {committed_in_all} blobs committed, {left_behind} staged files swept");
     // Without a single commit or interrupted upload the rounds would have proved nothing.
-    check(committed_in_all > 50, "hardly any upload was committed")?;
+    check(committed_in_all >= 100, "hardly any upload was committed")?;
     check(
         (left_behind > 0) == (staging == Staging::Directory),
         format!("{left_behind} staged files were swept"),
     )
+}
+
+/// Whether the writer says that a blob is committed.
+fn is_commit(line: &str) -> bool {
+    line.starts_with("file://")
 }
 
 fn strace(task: &str, arguments: &[&str]) -> Result<Output, String> {
@@ -309,6 +318,18 @@ fn run(program: &str, arguments: &[&str], last: &Path) -> Outcome {
     check(output.status.success(), format!("{program} {arguments:?} (root is needed): {why}"))
 }
 
+/// The same for what waits until nobody has a file open there: a process that another test is just starting has, for
+/// a moment, all files of this one.
+fn run_once_free(program: &str, arguments: &[&str], last: &Path) -> Outcome {
+    for _ in 0..100 {
+        match run(program, arguments, last) {
+            Err(why) if why.contains("busy") => std::thread::sleep(Duration::from_millis(100)),
+            outcome => return outcome,
+        }
+    }
+    run(program, arguments, last)
+}
+
 fn full_disk_known_size() -> Outcome {
     for mounted in [
         Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?,
@@ -357,7 +378,7 @@ fn read_only_file_system() -> Outcome {
     runtime().block_on(async {
         let writable = store(FsConfig::new(&mounted.path))?;
         let blob = text(writable.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
-        run("mount", &["-o", "remount,ro"], &mounted.path)?;
+        run_once_free("mount", &["-o", "remount,ro"], &mounted.path)?;
         for store in [writable, store(FsConfig::new(&mounted.path))?] {
             check(text(store.get(&blob.location, ..).await)?.len() == 1000, "reading")?;
             let put = store.put(&"other".parse().unwrap(), source(1000), Expect::new()).await;
@@ -389,7 +410,7 @@ fn share_goes_away() -> Outcome {
         let backend = text(FsBackend::open(&FsConfig::new(&mounted.path)))?;
         let store = Store::new("a", Arc::new(backend), options);
         let blob = text(store.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
-        run("umount", &[], &mounted.path)?;
+        run_once_free("umount", &[], &mounted.path)?;
         let put = store.put(&"other".parse().unwrap(), source(1000), Expect::new()).await;
         kind_is(put, ErrorKind::Unavailable, "a put")?;
         kind_is(

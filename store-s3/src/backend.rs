@@ -14,7 +14,7 @@ use futures::{
 };
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Upload, buffer::Pool,
+    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -275,6 +275,10 @@ impl Backend for S3Backend {
 
     async fn capacity(&self) -> Result<Capacity> {
         Err(Error::unsupported("measuring the space left: S3 has no request for it"))
+    }
+
+    async fn presign(&self, _: &Location, _: Duration) -> Result<Secret> {
+        Err(Error::unsupported("URLs for its blobs"))
     }
 }
 

@@ -197,6 +197,10 @@ impl Upload for S3Upload {
         Ok(None)
     }
 
+    async fn copy(&mut self, _: &Location, _: u64) -> Result<()> {
+        Err(Error::unsupported("copying within the storage"))
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let body = if self.upload.is_some() {
             if self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {

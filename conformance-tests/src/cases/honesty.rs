@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use store_core::{ErrorKind, Expect, Location};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     Damage, Fixture, Outcome,
@@ -21,6 +25,9 @@ cases! { Honesty:
     a_list_that_is_not_declared_is_refused proves [6] needs [NoList];
     a_capacity_that_is_declared_adds_up proves [6] needs [Capacity];
     a_capacity_that_is_not_declared_is_refused proves [6] needs [NoCapacity];
+    a_url_gives_the_bytes_to_anybody proves [4, 6] needs [Write, Presign];
+    a_url_ends_when_its_time_is_over proves [6, 8] needs [Write, Presign];
+    a_url_that_is_not_declared_is_refused proves [6] needs [NoPresign, Blobs];
     an_upload_that_cannot_fit_is_refused proves [6] needs [Write, Capacity];
     a_read_only_view_refuses_every_change proves [6] needs [Write, Options];
     one_flipped_bit_fails_a_whole_read proves [4] needs [Blobs, Metadata, VerifiedReads, Damage];
@@ -108,6 +115,66 @@ async fn a_capacity_that_is_declared_adds_up(fixture: &Fixture) -> Outcome {
 
 async fn a_capacity_that_is_not_declared_is_refused(fixture: &Fixture) -> Outcome {
     refused("a measurement", fixture.store().await?.capacity().await, ErrorKind::Unsupported)?;
+    Ok(())
+}
+
+async fn a_url_gives_the_bytes_to_anybody(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    for content in [Content::new(31, 10), Content::new(32, 3 * store.info().chunk as u64 + 11)] {
+        let at = fixture.put(&store, &fixture.id("handed out"), &content).await?.location;
+        let url = store.presign(&at, Duration::from_secs(600)).await?;
+        for secret in fixture.secrets() {
+            ensure!(!url.expose().contains(secret.as_str()), "the URL shows a secret");
+        }
+        let (status, body) = get(url.expose()).await?;
+        ensure!(status == 200, "a GET of the URL gives {status}");
+        let mut checker = content.checker(0..content.len());
+        checker.feed(&body)?;
+        checker.end()?;
+    }
+    Ok(())
+}
+
+async fn a_url_ends_when_its_time_is_over(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    let at = fixture.put(&store, &fixture.id("handed out"), &Content::new(33, 10)).await?.location;
+    let url = store.presign(&at, Duration::from_secs(1)).await?;
+    // Servers count in whole seconds, and their clock may be behind.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (status, _) = get(url.expose()).await?;
+    ensure!((400..500).contains(&status), "a GET of a URL whose time is over gives {status}");
+    Ok(())
+}
+
+/// GETs an `http://` URL as a program would that knows nothing of this store: HTTP/1.0, so that the body has no framing.
+async fn get(url: &str) -> Result<(u16, Vec<u8>), Failure> {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(Failure::NothingToTry("the URL asks for TLS".into()));
+    };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let exchange = async {
+        let mut connection = TcpStream::connect(address).await?;
+        let request = format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut reply = Vec::new();
+        connection.read_to_end(&mut reply).await?;
+        std::io::Result::Ok(reply)
+    };
+    let reply =
+        exchange.await.map_err(|error| Failure::broken(format!("the URL cannot be fetched: {error}")))?;
+    let end = reply.windows(4).position(|four| four == b"\r\n\r\n");
+    let status = reply.get(9..12).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    match status.zip(end) {
+        Some((status, end)) => Ok((status, reply[end + 4..].to_vec())),
+        None => Err(Failure::broken("the URL leads to something that does not speak HTTP")),
+    }
+}
+
+async fn a_url_that_is_not_declared_is_refused(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    let at = fixture.blob(&store, "kept", &Content::new(34, 100)).await?;
+    refused("a URL", store.presign(&at, Duration::from_secs(60)).await, ErrorKind::Unsupported)?;
     Ok(())
 }
 

@@ -231,7 +231,7 @@ async fn a_cancelled_write_leaves_nothing(fixture: &Fixture) -> Outcome {
 }
 
 /// Polls `future` that often at most, and drops it while it waits.
-async fn polled<T>(future: impl Future<Output = T>, polls: u32) -> Option<T> {
+pub(super) async fn polled<T>(future: impl Future<Output = T>, polls: u32) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
     std::future::poll_fn(|context: &mut Context<'_>| {
@@ -253,17 +253,17 @@ const ROUNDS: u32 = 4;
 
 /// After how many polls to cancel: 0, 1, 2, ... until the call comes to its end, and all of that again.
 #[derive(Default)]
-struct Points {
+pub(super) struct Points {
     polls: u32,
     rounds: u32,
 }
 
 impl Points {
-    fn next(&self) -> Option<u32> {
+    pub(super) fn next(&self) -> Option<u32> {
         (self.rounds < ROUNDS).then_some(self.polls)
     }
 
-    fn tried(&mut self, came_to_its_end: bool) {
+    pub(super) fn tried(&mut self, came_to_its_end: bool) {
         match came_to_its_end {
             true => *self = Self { polls: 0, rounds: self.rounds + 1 },
             // Larger steps after a while, so that a call of many polls takes no age.
@@ -273,7 +273,7 @@ impl Points {
 }
 
 /// Whatever became of a cancelled call, nothing of it is there, staged or committed.
-async fn is_undone(fixture: &Fixture, store: &Store, done: &[BlobId], polls: u32) -> Outcome {
+pub(super) async fn is_undone(fixture: &Fixture, store: &Store, done: &[BlobId], polls: u32) -> Outcome {
     fixture.quiesce(store).await;
     let outcome = fixture.holds_only(store, &done.iter().collect::<Vec<_>>()).await;
     outcome.map_err(|failure| failure.at(format!("cancelled after {polls} poll(s)")))

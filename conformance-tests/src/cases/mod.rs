@@ -2,6 +2,7 @@
 
 mod commit;
 mod concurrency;
+mod copy;
 mod errors;
 mod faults;
 mod honesty;
@@ -23,6 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         listing::CASES,
         errors::CASES,
         concurrency::CASES,
+        copy::CASES,
         metadata::CASES,
         honesty::CASES,
         faults::CASES,

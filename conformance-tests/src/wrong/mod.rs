@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Info, Location, MemoryBackend, Meta,
-    Result, SizeHint, Stat, Swept, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
 };
 
 use crate::{Fault, FaultKind, Fixture, Flaky};
@@ -136,12 +136,20 @@ trait Twist: fmt::Debug + Send + Sync + 'static {
         inner.capacity().await
     }
 
+    async fn presign(&self, inner: &Inner, at: &Location, lifetime: Duration) -> Result<Secret> {
+        inner.presign(at, lifetime).await
+    }
+
     async fn write(&self, upload: &mut Going, chunk: Chunk) -> Result<()> {
         upload.inner.write(chunk).await
     }
 
     async fn adopt(&self, upload: &mut Going, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         upload.inner.adopt(source).await
+    }
+
+    async fn copy(&self, upload: &mut Going, from: &Location, size: u64) -> Result<()> {
+        upload.inner.copy(from, size).await
     }
 
     async fn commit(&self, upload: &mut Going, meta: &Meta) -> Result<Location> {
@@ -223,6 +231,10 @@ impl Backend for Twisted {
     async fn capacity(&self) -> Result<Capacity> {
         self.twist.capacity(&self.inner).await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.twist.presign(&self.inner, at, lifetime).await
+    }
 }
 
 struct TwistedUpload {
@@ -241,6 +253,10 @@ impl Upload for TwistedUpload {
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         self.twist.adopt(&mut self.going, source).await
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        self.twist.copy(&mut self.going, from, size).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

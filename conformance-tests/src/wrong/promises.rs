@@ -14,8 +14,12 @@ use futures::{
     stream::{self, BoxStream},
 };
 use store_core::{
-    BlobId, Capabilities, Capacity, Download, Entry, Error, ErrorKind, Info, Location, Result, SizeHint,
-    Swept, Upload,
+    BlobId, Capabilities, Capacity, Download, Entry, Error, ErrorKind, Info, Location, Result, Secret,
+    SizeHint, Swept, Upload,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
 };
 
 use super::{Inner, Twist, wrong};
@@ -28,6 +32,9 @@ wrong! {
     ClaimsCapacity => claims_a_capacity, caught by a_capacity_that_is_declared_adds_up;
     Hides(|can| can.capacity = false) => hides_its_capacity, caught by a_capacity_that_is_not_declared_is_refused;
     Hides(|can| *can = Capabilities { list: true, ..Capabilities::default() }) => hides_its_uploads, caught by uploads_that_are_not_declared_are_refused;
+    SignsNothing => signs_nothing, caught by a_url_gives_the_bytes_to_anybody;
+    SignsForEver => signs_for_ever, caught by a_url_ends_when_its_time_is_over;
+    SignsUnasked => signs_unasked, caught by a_url_that_is_not_declared_is_refused;
     SweepsUnasked => sweeps_without_uploads, caught by sweeps_without_uploads_find_nothing;
     Hides(|can| can.metadata = false) => hides_its_metadata, caught by metadata_that_is_not_kept_is_not_invented;
     Hides(|can| can.staging = false) => hides_its_staging, caught by a_forgotten_upload_vanishes_by_itself;
@@ -75,6 +82,9 @@ impl Twist for Dead {
         let Capacity { total, .. } = inner.capacity().await?;
         Ok(Capacity { total, free: 2 * total })
     }
+    async fn presign(&self, _: &Inner, _: &Location, _: Duration) -> Result<Secret> {
+        dead()
+    }
 }
 
 /// Does something, and does not declare it.
@@ -119,6 +129,58 @@ struct ClaimsCapacity;
 impl Twist for ClaimsCapacity {
     async fn capacity(&self, _: &Inner) -> Result<Capacity> {
         Ok(Capacity { total: 0, free: 0 })
+    }
+}
+
+/// A URL at which nobody answers.
+const NOWHERE: &str = "http://127.0.0.1:1/";
+
+/// Declares URLs that lead nowhere.
+#[derive(Debug)]
+struct SignsNothing;
+
+#[async_trait]
+impl Twist for SignsNothing {
+    fn info(&self, info: &mut Info) {
+        info.can.presign = true;
+    }
+
+    async fn presign(&self, _: &Inner, _: &Location, _: Duration) -> Result<Secret> {
+        Ok(Secret::new(NOWHERE))
+    }
+}
+
+/// Serves the bytes, whenever.
+#[derive(Debug)]
+struct SignsForEver;
+
+#[async_trait]
+impl Twist for SignsForEver {
+    fn info(&self, info: &mut Info) {
+        info.can.presign = true;
+    }
+
+    async fn presign(&self, _: &Inner, _: &Location, _: Duration) -> Result<Secret> {
+        let failed = |error| Error::from_io("cannot listen", error);
+        let server = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
+        let url = format!("http://{}/", server.local_addr().map_err(failed)?);
+        tokio::spawn(async move {
+            let (mut client, _) = server.accept().await?;
+            let _request = client.read(&mut [0; 4096]).await?;
+            client.write_all(b"HTTP/1.0 200 OK\r\n\r\nthe bytes").await
+        });
+        Ok(Secret::new(url))
+    }
+}
+
+/// Has URLs, and does not declare them.
+#[derive(Debug)]
+struct SignsUnasked;
+
+#[async_trait]
+impl Twist for SignsUnasked {
+    async fn presign(&self, _: &Inner, _: &Location, _: Duration) -> Result<Secret> {
+        Ok(Secret::new(NOWHERE))
     }
 }
 

@@ -43,6 +43,12 @@ wrong! {
     ForgetsACancelledBegin => forgets_a_cancelled_begin, caught by a_put_cancelled_anywhere_leaves_nothing;
     ForgetsACancelledAbort => forgets_a_cancelled_abort, caught by an_abort_cancelled_anywhere_leaves_nothing;
     KeepsTheSpace::default() => keeps_the_space, caught by an_aborted_upload_gives_its_space_back;
+    CopiesNothing => copies_nothing, caught by a_copy_is_whole;
+    FillsCopies => fills_the_holes_of_copies, caught by a_copy_is_as_sparse_as_its_original;
+    LosesNotesOfCopies => loses_the_notes_of_copies, caught by a_copy_keeps_what_is_kept_with_the_blob;
+    MovesInsteadOfCopying => moves_instead_of_copying, caught by a_copy_and_its_original_can_both_be_deleted;
+    LastWriterWins => a_copy_overwrites, caught by a_copy_replaces_nothing;
+    ForgetsACancelledCommit => forgets_a_cancelled_copy, caught by a_copy_cancelled_anywhere_leaves_nothing;
     ForgetsOnCrash => forgets_on_a_crash, caught by a_blob_survives_a_crash_of_the_storage;
 }
 
@@ -53,6 +59,59 @@ struct AbortDoesNothing;
 impl Twist for AbortDoesNothing {
     async fn abort(&self, _: &mut Going) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Says that it has copied.
+#[derive(Debug)]
+struct CopiesNothing;
+
+#[async_trait]
+impl Twist for CopiesNothing {
+    async fn copy(&self, _: &mut Going, _: &Location, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct FillsCopies;
+
+#[async_trait]
+impl Twist for FillsCopies {
+    async fn copy(&self, upload: &mut Going, from: &Location, size: u64) -> Result<()> {
+        let mut chunks = upload.backend.open(from).await?.read(0..size).await?;
+        while let Some(chunk) = chunks.try_next().await? {
+            for bytes in chunk.into_bytes() {
+                upload.inner.write(Chunk::Data(bytes)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct LosesNotesOfCopies;
+
+#[async_trait]
+impl Twist for LosesNotesOfCopies {
+    async fn commit(&self, upload: &mut Going, meta: &Meta) -> Result<Location> {
+        let copied = upload.written == 0 && meta.size > 0;
+        let mut kept = meta.clone();
+        if copied {
+            kept.properties.clear();
+        }
+        upload.inner.commit(&kept).await
+    }
+}
+
+#[derive(Debug)]
+struct MovesInsteadOfCopying;
+
+#[async_trait]
+impl Twist for MovesInsteadOfCopying {
+    async fn copy(&self, upload: &mut Going, from: &Location, size: u64) -> Result<()> {
+        upload.inner.copy(from, size).await?;
+        upload.backend.delete(from).await
     }
 }
 

@@ -11,7 +11,7 @@ use futures::{
 use serde_json::{Value, json};
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -151,6 +151,10 @@ impl Backend for Acme {
         let reply = self.ask(json!({ "op": "capacity" }), b"").await?;
         Ok(Capacity { total: number(&reply, "total"), free: number(&reply, "free") })
     }
+
+    async fn presign(&self, _: &Location, _: Duration) -> Result<Secret> {
+        Err(Error::unsupported("URLs for its blobs"))
+    }
 }
 
 struct AcmeUpload {
@@ -188,6 +192,10 @@ impl Upload for AcmeUpload {
 
     async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
         Ok(None)
+    }
+
+    async fn copy(&mut self, _: &Location, _: u64) -> Result<()> {
+        Err(Error::unsupported("copying within the storage"))
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

@@ -50,6 +50,7 @@ pub(crate) enum Verb {
     Rm(Rm),
     Cp(Cp),
     Verify(Verify),
+    Url(Url),
     Inspect(Inspect),
     Sweep(Sweep),
     Capacity(Capacity),
@@ -194,16 +195,18 @@ pub(crate) struct Rm {
     pub(crate) force: bool,
 }
 
-/// Copy images to another store
+/// Copy images, to another store or within one
 ///
 /// The bytes are compared with the digests kept with the image on their way. An image that the other store has
 /// already is passed over if size and digests agree, so an interrupted copy is taken up by the same command.
+///
+/// Within a store that can copy by itself no byte is read: `verify` tells whether the copy is sound.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   imagestore cp cirros-0.6 --to archive
   imagestore cp --all --from fast --to archive
-  imagestore cp cirros-0.6 --to local --id cirros-latest")]
+  imagestore cp cirros-0.6 --to archive --id cirros-latest")]
 pub(crate) struct Cp {
     /// Ids, or locations together with --id
     #[arg(value_name = "ID|LOCATION", required_unless_present = "all")]
@@ -220,6 +223,27 @@ pub(crate) struct Cp {
     /// The copy's id, where it is one image and its id shall be another
     #[arg(long, conflicts_with = "all", value_parser = parse::<BlobId>)]
     pub(crate) id: Option<BlobId>,
+}
+
+/// Print a URL under which anybody can get an image for a while
+///
+/// For handing an image out without its bytes passing through here. Stores that have no such thing refuse.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  curl -fO \"$(imagestore url cirros-0.6 --store s3 --for 15m)\"
+
+Notes:
+  Whoever has the URL can read the image until its time is over; nothing takes it back.")]
+pub(crate) struct Url {
+    /// Id or location
+    #[arg(value_name = "ID|LOCATION")]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) store: AnyStore,
+    /// How long it is good for
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = parse::<Span>)]
+    pub(crate) lifetime: Span,
 }
 
 /// Read images again and compare them with the digests kept with them
@@ -300,14 +324,14 @@ pub(crate) struct Stores {}
 #[command(after_long_help = "\
 Examples:
   imagestore conformance archive
-  imagestore conformance archive --only range
+  imagestore conformance archive --only range::
   imagestore conformance new-store --exclusive --slow
   imagestore conformance archive --json | jq -r 'select(.verdict == \"failed\") | .name'")]
 pub(crate) struct Conformance {
     /// The store to prove
     #[arg(value_name = "STORE")]
     pub(crate) store: String,
-    /// Only the cases whose names contain this
+    /// Only the cases whose titles, `group::name`, contain this
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
     /// Run the cases that move gigabytes, too

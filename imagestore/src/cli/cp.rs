@@ -98,7 +98,12 @@ async fn copy(
         return Ok((id, Copy::There(there, stat.size)));
     }
     let progress = app.progress("copying", id.as_str(), Some(stat.size));
-    match from.copy_to(&at, to, &id, |bytes| progress.advance(bytes)).await {
+    let advance = |bytes| progress.advance(bytes);
+    let copied = match from.name() == to.name() {
+        true => from.copy(&at, &id, advance).await,
+        false => from.copy_to(&at, to, &id, advance).await,
+    };
+    match copied {
         Ok(blob) => {
             progress.finish();
             Ok((id, Copy::Made(blob.location, blob.meta.size)))

@@ -21,6 +21,7 @@ mod stat;
 mod stores;
 mod sweep;
 mod target;
+mod url;
 mod verify;
 
 use std::{
@@ -131,6 +132,7 @@ async fn dispatch(app: Arc<App>, verb: Verb) -> Outcome {
         Verb::Ls(args) => ls::run(&app, args).await,
         Verb::Rm(args) => rm::run(&app, args).await,
         Verb::Cp(args) => cp::run(&app, args).await,
+        Verb::Url(args) => url::run(&app, args).await,
         Verb::Verify(args) => verify::run(&app, args).await,
         Verb::Inspect(args) => inspect::run(&app, args).await,
         Verb::Sweep(args) => sweep::run(&app, args).await,

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
 };
 
 /// Lets at most so many uploads run at once, from `begin` to their end, and as many downloads while their stream lives.
@@ -69,6 +69,10 @@ impl Backend for Limit {
     async fn capacity(&self) -> Result<Capacity> {
         self.inner.capacity().await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.inner.presign(at, lifetime).await
+    }
 }
 
 struct LimitedUpload {
@@ -84,6 +88,10 @@ impl Upload for LimitedUpload {
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         self.inner.adopt(source).await
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        self.inner.copy(from, size).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

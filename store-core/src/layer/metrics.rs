@@ -11,8 +11,8 @@ use futures::{StreamExt, stream::BoxStream};
 use tracing::Instrument;
 
 use crate::{
-    Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Info, Location, Meta, Result, SizeHint,
-    Stat, Swept, Upload,
+    Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Info, Location, Meta, Result, Secret,
+    SizeHint, Stat, Swept, Upload,
 };
 
 /// Measures every call through the `metrics` facade, and wraps it in a `tracing` span.
@@ -144,6 +144,10 @@ impl Backend for Metrics {
     async fn capacity(&self) -> Result<Capacity> {
         self.call("capacity", self.inner.capacity()).await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.call("presign", self.inner.presign(at, lifetime)).await
+    }
 }
 
 struct MeasuredUpload {
@@ -165,6 +169,10 @@ impl Upload for MeasuredUpload {
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         self.inner.adopt(source).instrument(self.span.clone()).await
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        self.inner.copy(from, size).instrument(self.span.clone()).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {

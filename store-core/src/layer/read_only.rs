@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::{
-    Backend, BlobId, Capabilities, Capacity, Download, Entry, Error, Info, Location, Result, SizeHint, Swept,
-    Upload,
+    Backend, BlobId, Capabilities, Capacity, Download, Entry, Error, Info, Location, Result, Secret,
+    SizeHint, Swept, Upload,
 };
 
 /// Refuses whatever would change the storage.
@@ -19,8 +19,14 @@ impl ReadOnly {
     /// A read-only view of `inner`.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
         let mut info = inner.info().clone();
-        info.can =
-            Capabilities { write: false, delete: false, staging: false, atomic_create: false, ..info.can };
+        info.can = Capabilities {
+            write: false,
+            delete: false,
+            staging: false,
+            atomic_create: false,
+            copy: false,
+            ..info.can
+        };
         Self { inner, info }
     }
 }
@@ -57,6 +63,10 @@ impl Backend for ReadOnly {
 
     async fn capacity(&self) -> Result<Capacity> {
         self.inner.capacity().await
+    }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.inner.presign(at, lifetime).await
     }
 }
 

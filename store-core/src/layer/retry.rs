@@ -7,8 +7,8 @@ use futures::{
 };
 
 use crate::{
-    Backend, BlobId, Capacity, Download, Entry, ErrorKind, Info, Location, Result, Retry, SizeHint, Swept,
-    Upload,
+    Backend, BlobId, Capacity, Download, Entry, ErrorKind, Info, Location, Result, Retry, Secret, SizeHint,
+    Swept, Upload,
 };
 
 /// Tries again what failed with [`Unavailable`](ErrorKind::Unavailable).
@@ -111,5 +111,9 @@ impl Backend for Retrying {
 
     async fn capacity(&self) -> Result<Capacity> {
         self.again("capacity", |_| self.inner.capacity()).await
+    }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        self.again("presign", |_| self.inner.presign(at, lifetime)).await
     }
 }

@@ -8,7 +8,7 @@ use futures::{
 
 use crate::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Timeout, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Timeout, Upload,
 };
 
 /// Gives up on calls that take too long.
@@ -85,6 +85,10 @@ impl Backend for Deadline {
     async fn capacity(&self) -> Result<Capacity> {
         within(self.limits.call.0, self.inner.capacity()).await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        within(self.limits.call.0, self.inner.presign(at, lifetime)).await
+    }
 }
 
 struct DeadlineUpload {
@@ -100,6 +104,13 @@ impl Upload for DeadlineUpload {
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
         within(self.limits.commit.0, self.inner.adopt(source)).await
+    }
+
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        // A storage that copies reports no progress, and takes longer for more.
+        let limit =
+            self.limits.commit.0.saturating_mul(1 + u32::try_from(size >> 30).unwrap_or(u32::MAX - 1));
+        within(limit, self.inner.copy(from, size)).await
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
