@@ -150,11 +150,9 @@ impl Session {
     async fn ask(&self, identity: &Identity) -> Result<Grant> {
         match identity {
             Identity::V1 { user, key } => self.ask_v1(user, key).await,
-            Identity::Token(token) => Ok(Grant {
-                token: token.clone(),
-                storage: self.access.overridden(None, None)?,
-                renew: None,
-            }),
+            Identity::Token(token) => {
+                Ok(Grant { token: token.clone(), storage: self.access.overridden(None, None)?, renew: None })
+            }
             _ => self.ask_keystone(identity).await,
         }
     }
@@ -189,7 +187,10 @@ impl Session {
         let reply = call.send().await.map_err(|e| of_reqwest(WHAT, e))?;
         let status = reply.status().as_u16();
         if status != 201 && status != 200 {
-            return Err(refused(status, "user, project, domain or secret is wrong, or the user has no role there"));
+            return Err(refused(
+                status,
+                "user, project, domain or secret is wrong, or the user has no role there",
+            ));
         }
         let token = reply.headers().get("x-subject-token").and_then(|token| token.to_str().ok());
         let token = Secret::new(token.ok_or_else(no_identity)?);
@@ -242,7 +243,11 @@ impl Access {
             Identity::Application { secret, .. } => secret.expose().to_owned(),
             Identity::Token(token) => token.expose().to_owned(),
         };
-        format!("{self:?}\0{}\0{}", secret(&self.identity), self.service.as_ref().map(secret).unwrap_or_default())
+        format!(
+            "{self:?}\0{}\0{}",
+            secret(&self.identity),
+            self.service.as_ref().map(secret).unwrap_or_default()
+        )
     }
 
     fn keystone(&self) -> String {
@@ -347,9 +352,10 @@ fn find(catalog: &[Service], access: &Access) -> Result<String> {
     let services = catalog.iter().filter(|service| service.kind == access.service_type);
     let endpoints: Vec<&Endpoint> = services.flat_map(|service| &service.endpoints).collect();
     let in_region = |endpoint: &&&Endpoint| {
-        access.region.as_ref().is_none_or(|region| {
-            endpoint.region_id.as_ref().or(endpoint.region.as_ref()) == Some(region)
-        })
+        access
+            .region
+            .as_ref()
+            .is_none_or(|region| endpoint.region_id.as_ref().or(endpoint.region.as_ref()) == Some(region))
     };
     let found = endpoints.iter().filter(in_region).find(|endpoint| endpoint.interface == access.interface);
     let missing = || {
@@ -378,10 +384,11 @@ fn refused(status: u16, hint: &'static str) -> Error {
     match status {
         401 | 403 => Error::new(ErrorKind::Denied, format!("the credentials are refused: status {status}"))
             .with_hint(hint),
-        300 | 404 | 405 => {
-            Error::new(ErrorKind::Invalid, format!("`auth_url` leads to no identity service: status {status}"))
-                .with_hint("with Keystone it ends in /v3, with Swift's own in /auth/v1.0")
-        }
+        300 | 404 | 405 => Error::new(
+            ErrorKind::Invalid,
+            format!("`auth_url` leads to no identity service: status {status}"),
+        )
+        .with_hint("with Keystone it ends in /v3, with Swift's own in /auth/v1.0"),
         status => answer("get a token", status, None, ""),
     }
 }

@@ -15,9 +15,7 @@ use futures::{
 use reqwest::{Method, header::HeaderMap};
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, SizeHint, Stat, Swept, Upload,
-    buffer::Pool,
-    file::blocking,
+    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool, file::blocking,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -52,6 +50,8 @@ pub(crate) struct Shared {
     pools: Mutex<BTreeMap<u64, Pool>>,
     /// Containers that this store has made sure of.
     created: Mutex<BTreeSet<String>>,
+    /// Containers that know `temp_url_key`.
+    keyed: Mutex<BTreeSet<String>>,
 }
 
 impl SwiftBackend {
@@ -71,12 +71,14 @@ impl SwiftBackend {
         info.can.list = true;
         info.can.metadata = true;
         info.can.staging = true;
+        info.can.copy = true;
+        info.can.presign = config.temp_url_key.is_some() && client.limits.temp_url;
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.password, config.application_credential_secret, config.token) = (None, None, None);
         config.service_password = None;
-        let (pools, created) = (Mutex::default(), Mutex::default());
-        let mut shared = Shared { info, config, client, place, pools, created };
+        let (pools, created, keyed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let mut shared = Shared { info, config, client, place, pools, created, keyed };
         shared.info.can.capacity = shared.prepare().await?;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -170,9 +172,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Tells the server the key that temporary URLs of a container are signed with, unless that was done before.
+    async fn give_key(&self, container: &str, key: &Secret) -> Result<()> {
+        let known = |keyed: &Mutex<BTreeSet<String>>| {
+            keyed.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
+        };
+        if known(&self.keyed) {
+            return Ok(());
+        }
+        let headers = [("x-container-meta-temp-url-key", key.expose().to_owned())];
+        again(|| self.client.put_container(Method::POST, container, &headers)).await?;
+        self.keyed.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned());
+        Ok(())
+    }
+
     /// Removes the containers of a blob that has them for itself, if they are empty.
     pub(crate) async fn tidy(&self, container: &str) -> Result<()> {
         if self.place.multi_tenant {
+            self.keyed.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
             let segments = self.place.segments(container);
             again(|| self.client.delete_container(&segments)).await?;
             again(|| self.client.delete_container(container)).await?;
@@ -180,7 +197,7 @@ impl Shared {
         Ok(())
     }
 
-    async fn describe(&self, found: &Found, at: &Location) -> Result<SwiftDownload> {
+    pub(crate) async fn describe(&self, found: &Found, at: &Location) -> Result<SwiftDownload> {
         let (container, object) = (&found.container, self.place.object(&found.name));
         let head = self.client.head(container, &object).await?.ok_or_else(|| Error::not_found(at))?;
         let meta = self.meta(container, &found.name, &head).await?;
@@ -227,10 +244,13 @@ impl Shared {
             name: object.to_owned(),
             etag: head.etag.clone().unwrap_or_default(),
             size: head.size,
+            is_list: head.is_static || head.dynamic.is_some(),
         };
         let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
         if head.is_static {
-            let Some(segments) = self.client.manifest(container, object).await? else { return Ok(vec![whole]) };
+            let Some(segments) = self.client.manifest(container, object).await? else {
+                return Ok(vec![whole]);
+            };
             let size: u64 = segments.iter().map(|segment| segment.size).sum();
             return if size == head.size { Ok(segments) } else { Err(changed()) };
         }
@@ -251,6 +271,7 @@ impl Shared {
             name: listed.name,
             etag: listed.etag,
             size: listed.size,
+            is_list: false,
         };
         Ok(listed.into_iter().map(segment).collect())
     }
@@ -283,7 +304,8 @@ impl Shared {
                     let names: Vec<String> = segments.into_iter().map(|listed| listed.name).collect();
                     let deleted = client.delete_all(container, &names).await;
                     deleted.map_err(|error| {
-                        error.with_hint(format!("the blob is gone; segments are left at {container}/{prefix}"))
+                        error
+                            .with_hint(format!("the blob is gone; segments are left at {container}/{prefix}"))
                     })?;
                 }
             }
@@ -414,7 +436,9 @@ impl Shared {
             Err(error) if error.kind() == ErrorKind::Denied => {}
             Err(error) => return Err(error),
         }
-        least.ok_or_else(|| Error::unsupported("measuring the space left: neither account nor container has a quota"))
+        least.ok_or_else(|| {
+            Error::unsupported("measuring the space left: neither account nor container has a quota")
+        })
     }
 }
 
@@ -428,7 +452,8 @@ struct Group {
 /// The quota of an account or a container, in bytes.
 fn quota(headers: &HeaderMap, kind: &str) -> Option<u64> {
     // Newer servers give an account's quota the shorter name.
-    read(headers, &format!("x-{kind}-meta-quota-bytes")).or_else(|| read(headers, &format!("x-{kind}-quota-bytes")))
+    read(headers, &format!("x-{kind}-meta-quota-bytes"))
+        .or_else(|| read(headers, &format!("x-{kind}-quota-bytes")))
 }
 
 fn read(headers: &HeaderMap, name: &str) -> Option<u64> {
@@ -449,7 +474,8 @@ fn acl(projects: &[String]) -> String {
 fn check_numbers(listed: &[Listed], prefix: &str) -> Result<()> {
     let numbers = listed.iter().map(|listed| {
         let number = listed.name.strip_prefix(prefix)?;
-        (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())).then(|| number.parse::<usize>().ok())?
+        (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| number.parse::<usize>().ok())?
     });
     let Some(numbers) = numbers.collect::<Option<Vec<usize>>>() else { return Ok(()) };
     let gap = numbers.iter().enumerate().find(|(index, number)| index + 1 != **number);
@@ -501,7 +527,9 @@ impl Backend for SwiftBackend {
             let left = self.shared.capacity().await?.free;
             if total > left {
                 let text = format!("{total} bytes do not fit into the {left} that the quota leaves");
-                return Err(Error::new(ErrorKind::NoSpace, text).with_hint("delete blobs, or have the quota raised"));
+                return Err(
+                    Error::new(ErrorKind::NoSpace, text).with_hint("delete blobs, or have the quota raised")
+                );
             }
         }
         Ok(Box::new(SwiftUpload::begin(Arc::clone(&self.shared), id, size).await?))
@@ -551,6 +579,17 @@ impl Backend for SwiftBackend {
     async fn capacity(&self) -> Result<Capacity> {
         self.shared.capacity().await
     }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        let Some(key) = self.shared.config.temp_url_key.as_ref().filter(|_| self.shared.info.can.presign)
+        else {
+            return Err(Error::unsupported("temporary URLs: set `temp_url_key`"));
+        };
+        let found = self.shared.place.find(at)?;
+        self.shared.give_key(&found.container, key).await?;
+        let object = self.shared.place.object(&found.name);
+        self.shared.client.temp_url(&found.container, &object, key, lifetime).await
+    }
 }
 
 /// Entries of a page of a list, with where the next one starts and what of it is hidden.
@@ -594,7 +633,7 @@ fn is_numbered(name: &str, prefix: &str) -> bool {
     number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())
 }
 
-struct SwiftDownload {
+pub(crate) struct SwiftDownload {
     client: Client,
     /// Container, object and entity tag.
     blob: Arc<(String, String, Option<String>)>,
@@ -602,6 +641,13 @@ struct SwiftDownload {
     stat: Stat,
     pieces: u64,
     ahead: usize,
+}
+
+impl SwiftDownload {
+    /// What the blob is made of.
+    pub(crate) fn parts(&self) -> Arc<Vec<Segment>> {
+        Arc::clone(&self.parts)
+    }
 }
 
 impl fmt::Debug for SwiftDownload {
@@ -619,18 +665,21 @@ impl Download for SwiftDownload {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, blob, parts) = (self.client.clone(), Arc::clone(&self.blob), Arc::clone(&self.parts));
         // Tasks of their own, so that pieces come while the reader does something else.
-        let pieces = stream::iter(Pieces::new(Arc::clone(&parts), range, self.pieces)).map(move |(part, piece)| {
-            let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
-            let get = async move {
-                let part = &parts[part];
-                match client.get_range(part, piece).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Err(why(&client, &blob, part, error).await),
-                    outcome => outcome,
-                }
-            };
-            let get = AbortOnDropHandle::new(tokio::spawn(get));
-            async move { get.await.map_err(stopped)? }
-        });
+        let pieces =
+            stream::iter(Pieces::new(Arc::clone(&parts), range, self.pieces)).map(move |(part, piece)| {
+                let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
+                let get = async move {
+                    let part = &parts[part];
+                    match client.get_range(part, piece).await {
+                        Err(error) if error.kind() == ErrorKind::NotFound => {
+                            Err(why(&client, &blob, part, error).await)
+                        }
+                        outcome => outcome,
+                    }
+                };
+                let get = AbortOnDropHandle::new(tokio::spawn(get));
+                async move { get.await.map_err(stopped)? }
+            });
         let chunks = pieces
             .buffered(self.ahead)
             .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
@@ -644,7 +693,12 @@ impl Download for SwiftDownload {
 }
 
 /// What it means that a part is not what it was: the blob is gone, or it is damaged.
-async fn why(client: &Client, blob: &(String, String, Option<String>), part: &Segment, error: Error) -> Error {
+async fn why(
+    client: &Client,
+    blob: &(String, String, Option<String>),
+    part: &Segment,
+    error: Error,
+) -> Error {
     let (container, object, etag) = blob;
     if (container, object) == (&part.container, &part.name) {
         return error;
@@ -706,12 +760,19 @@ mod tests {
     use super::*;
 
     fn parts(sizes: &[u64]) -> Arc<Vec<Segment>> {
-        let part = |size: &u64| Segment { container: "c".into(), name: "n".into(), etag: "e".into(), size: *size };
+        let part = |size: &u64| Segment {
+            container: "c".into(),
+            name: "n".into(),
+            etag: "e".into(),
+            size: *size,
+            is_list: false,
+        };
         Arc::new(sizes.iter().map(part).collect())
     }
 
     fn listed(names: &[&str]) -> Vec<Listed> {
-        let listed = |name: &&str| Listed { name: name.to_string(), size: 1, etag: String::new(), modified: 0 };
+        let listed =
+            |name: &&str| Listed { name: name.to_string(), size: 1, etag: String::new(), modified: 0 };
         names.iter().map(listed).collect()
     }
 

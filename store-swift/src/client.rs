@@ -1,13 +1,21 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
-use std::{collections::BTreeSet, future::Future, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde::Deserialize;
-use store_core::{Error, ErrorKind, Location, Meta, Result, file::blocking};
+use sha2::Sha256;
+use store_core::{Error, ErrorKind, Location, Meta, Result, Secret, file::blocking};
 
 use crate::{
     SwiftConfig,
@@ -137,6 +145,8 @@ pub(crate) struct Segment {
     pub(crate) name: String,
     pub(crate) etag: String,
     pub(crate) size: u64,
+    /// It is a static large object itself.
+    pub(crate) is_list: bool,
 }
 
 /// What goes with a blob.
@@ -409,11 +419,7 @@ impl Client {
 
     /// Reads `range` of the object that has `etag`, exactly, as the pieces that the network gives. What breaks after
     /// some bytes is gone on with, so that in the end the server names what is wrong.
-    pub(crate) async fn get_range(
-        &self,
-        of: &Segment,
-        range: Range<u64>,
-    ) -> Result<Vec<Bytes>> {
+    pub(crate) async fn get_range(&self, of: &Segment, range: Range<u64>) -> Result<Vec<Bytes>> {
         let mut pieces = Vec::new();
         let mut rest = range;
         loop {
@@ -451,9 +457,15 @@ impl Client {
             200 => start,
             404 | 412 => return Err(changed()),
             // A segment of a static large object is missing or is another one.
-            409 => return Err(Error::new(ErrorKind::Corrupt, "a segment of the blob is missing or has changed")
-                .with_hint(DAMAGED)),
-            416 => return Err(Error::new(ErrorKind::Corrupt, "the object is shorter than it said").with_hint(DAMAGED)),
+            409 => {
+                return Err(Error::new(ErrorKind::Corrupt, "a segment of the blob is missing or has changed")
+                    .with_hint(DAMAGED));
+            }
+            416 => {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "the object is shorter than it said").with_hint(DAMAGED)
+                );
+            }
             _ => return Err(fail(WHAT, reply).await),
         };
         let mut body = reply.bytes_stream();
@@ -562,31 +574,48 @@ impl Client {
         Ok(etag(reply.headers()).unwrap_or_default())
     }
 
-    /// Copies an object within the account, if the name is free where it is a blob's.
-    pub(crate) async fn copy(
-        &self,
-        from: &Segment,
-        container: &str,
-        object: &str,
-        tags: Option<&Tags>,
-    ) -> Result<String> {
+    /// Copies an object within the account, without its metadata, and gives the entity tag of the copy.
+    ///
+    /// Without conditions: Swift applies them to the original and to the copy.
+    pub(crate) async fn copy(&self, from: &Segment, container: &str, object: &str) -> Result<String> {
         const WHAT: &str = "copy an object";
         let source = path(&from.container, &from.name);
-        let target = path(container, object);
-        let reply = self.call(WHAT, Method::PUT, &target, transfer(from.size), |call| {
+        let reply = self.call(WHAT, Method::PUT, path(container, object), transfer(from.size), |call| {
             let call = with_body(call.header("x-copy-from", &source), &Bytes::new());
-            let call = call.header("x-fresh-metadata", "true");
-            let call = match from.etag.is_empty() {
-                true => call,
-                false => call.header("if-match", format!("\"{}\"", from.etag)),
-            };
-            match tags {
-                Some(tags) => tags.on(call.header("if-none-match", "*")),
-                None => call,
-            }
+            call.header("x-fresh-metadata", "true")
         });
-        let reply = done(WHAT, reply.await?).await?;
-        Ok(etag(reply.headers()).unwrap_or_default())
+        let reply = reply.await?;
+        match reply.status().as_u16() {
+            404 => Err(Error::new(ErrorKind::NotFound, "the blob was deleted while it was copied")),
+            _ => Ok(etag(done(WHAT, reply).await?.headers()).unwrap_or_default()),
+        }
+    }
+
+    /// The URL under which whoever holds it can read an object until then.
+    pub(crate) async fn temp_url(
+        &self,
+        container: &str,
+        object: &str,
+        key: &Secret,
+        lifetime: Duration,
+    ) -> Result<Secret> {
+        let storage = self.storage().await?;
+        let (scheme, rest) = storage.split_once("://").unwrap_or(("http", &storage));
+        let (host, account) = rest.split_once('/').unwrap_or((rest, ""));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires = now.saturating_add(lifetime).as_secs();
+        // What is signed is the path as it is, not as it is written.
+        let account = percent_encoding::percent_decode_str(account).decode_utf8_lossy();
+        let signed = format!("GET\n{expires}\n/{account}/{container}/{object}");
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())
+            .map_err(|_| Error::new(ErrorKind::Invalid, "`temp_url_key` is empty"))?;
+        mac.update(signed.as_bytes());
+        let signature = hex::encode(mac.finalize().into_bytes());
+        let path = path(container, object);
+        let account = account.split('/').map(Location::encode_segment).collect::<Vec<_>>().join("/");
+        Ok(Secret::new(format!(
+            "{scheme}://{host}/{account}{path}?temp_url_sig={signature}&temp_url_expires={expires}"
+        )))
     }
 
     /// Removes an object, and says whether there was one.
@@ -603,7 +632,8 @@ impl Client {
     pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
         const WHAT: &str = "delete a blob with its segments";
         let path = format!("{}?multipart-manifest=delete", path(container, object));
-        let reply = self.call(WHAT, Method::DELETE, &path, COMMIT, |call| call.header("accept", "application/json"));
+        let reply =
+            self.call(WHAT, Method::DELETE, &path, COMMIT, |call| call.header("accept", "application/json"));
         let reply = done(WHAT, reply.await?).await?;
         let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
         outcome(WHAT, 200, None, &text).map(drop)
@@ -800,7 +830,8 @@ fn outcome(what: &str, status: u16, transaction: Option<&str>, text: &[u8]) -> R
         200..300 => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: {errors}"))),
         400 if errors.contains("Mismatch") => {
             let text = format!("cannot {what}: a segment is another one than was sent ({errors})");
-            Err(Error::new(ErrorKind::Corrupt, text).with_hint("something else writes to the container of segments"))
+            Err(Error::new(ErrorKind::Corrupt, text)
+                .with_hint("something else writes to the container of segments"))
         }
         said => Err(answer(what, said, transaction, &format!("{} {errors}", report.body))),
     }
@@ -829,6 +860,8 @@ fn segments(text: &[u8]) -> Option<Vec<Segment>> {
         range: Option<serde_json::Value>,
         #[serde(default)]
         data: Option<serde_json::Value>,
+        #[serde(default)]
+        sub_slo: bool,
     }
     let rows: Vec<Row> = serde_json::from_slice(text).ok()?;
     let rows = rows.into_iter().map(|row| {
@@ -841,6 +874,7 @@ fn segments(text: &[u8]) -> Option<Vec<Segment>> {
             name: name.to_owned(),
             etag: row.hash.trim_matches('"').to_owned(),
             size: row.bytes,
+            is_list: row.sub_slo,
         })
     });
     rows.collect()
@@ -926,10 +960,9 @@ impl Limits {
                 Some(bulk) => bulk.max_deletes_per_request.unwrap_or(1000),
                 None => 0,
             },
-            temp_url: info
-                .tempurl
-                .as_ref()
-                .is_none_or(|t| t.allowed_digests.is_empty() || t.allowed_digests.iter().any(|d| d == "sha256")),
+            temp_url: info.tempurl.as_ref().is_none_or(|t| {
+                t.allowed_digests.is_empty() || t.allowed_digests.iter().any(|d| d == "sha256")
+            }),
             checksum: config.checksum == Checksum::Md5,
         }
     }
@@ -947,8 +980,14 @@ mod tests {
         let created = r#"  {"Response Status": "201 Created", "Etag": "\"abc\"", "Errors": []}"#;
         assert_eq!(said(created).unwrap(), "abc");
         for (text, kind) in [
-            (r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "404 Not Found"]]}"#, ErrorKind::NotFound),
-            (r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "Etag Mismatch"]]}"#, ErrorKind::Corrupt),
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "404 Not Found"]]}"#,
+                ErrorKind::NotFound,
+            ),
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "Etag Mismatch"]]}"#,
+                ErrorKind::Corrupt,
+            ),
             (r#"{"Response Status": "412 Precondition Failed", "Errors": []}"#, ErrorKind::AlreadyExists),
             (r#"{"Response Status": "503 Service Unavailable", "Errors": []}"#, ErrorKind::Unavailable),
             (r#"{"Response Status": "200 OK", "Errors": [["/c/a", "503 x"]]}"#, ErrorKind::Unavailable),

@@ -414,10 +414,7 @@ clouds:
         assert_eq!((images.region.as_deref(), images.interface.as_str()), (Some("RegionOne"), "internal"));
         assert_eq!(images.ca_file.as_deref(), Some(Path::new("/etc/ssl/cloud.pem")));
         let Identity::Password { user, password, project } = &images.identity else { panic!("no password") };
-        assert_eq!(
-            (user.name.as_deref(), project.domain.as_deref()),
-            (Some("glance"), Some("Default"))
-        );
+        assert_eq!((user.name.as_deref(), project.domain.as_deref()), (Some("glance"), Some("Default")));
         assert_eq!(password.expose(), "hunter3");
         assert!(matches!(find("app").unwrap().identity, Identity::Application { id: Some(_), .. }));
         let Identity::V1 { key, .. } = find("old").unwrap().identity else { panic!("not version 1") };

@@ -353,12 +353,18 @@ pub(crate) fn check_url(key: &str, url: &str) -> Result<()> {
     match fits {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::Invalid, format!("`{key}` is no http:// or https:// URL"))
-            .with_hint("it looks like https://keystone.example.org:5000/v3; credentials have their own keys")),
+            .with_hint(
+                "it looks like https://keystone.example.org:5000/v3; credentials have their own keys",
+            )),
     }
 }
 
 impl Config for SwiftConfig {
     const TYPE: &'static str = "swift";
+
+    fn check(&self) -> Result<()> {
+        Self::check(self)
+    }
 
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(SwiftBackend::connect(&self).await?))
@@ -412,9 +418,22 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_key() {
+        // An unknown key is answered with the known ones.
+        let error = check("x = 1").unwrap_err();
+        let keys: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
+        assert!(keys.len() > 40, "{error}");
+        let readme = include_str!("../README.md");
+        let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+        for key in keys {
+            let key = format!("`{key}`");
+            assert!(rows.iter().any(|row| row.split(" | ").next().unwrap().contains(&key)), "{key}");
+        }
+    }
+
+    #[test]
     fn secrets_never_show() {
-        let keys =
-            ["password", "application_credential_secret", "token", "temp_url_key", "service_password"];
+        let keys = ["password", "application_credential_secret", "token", "temp_url_key", "service_password"];
         let text: String = keys.iter().map(|key| format!("{key} = 'hunter2'\n")).collect();
         let config = check(&format!("container = 'c'\nservice_user = 's'\n{text}")).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));

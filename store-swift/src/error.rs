@@ -10,7 +10,9 @@ pub(crate) fn answer(what: &str, status: u16, transaction: Option<&str>, text: &
         400 => (Kind::Invalid, Some("the server does not take a name or a value of the request")),
         401 => (Kind::Denied, Some("the server does not take the token")),
         403 if quota => (Kind::NoSpace, Some(QUOTA)),
-        403 => (Kind::Denied, Some("the user has no right to do this: check its roles, and the container's ACL")),
+        403 => {
+            (Kind::Denied, Some("the user has no right to do this: check its roles, and the container's ACL"))
+        }
         404 => (Kind::NotFound, None),
         405 | 501 => (Kind::Unsupported, Some("the server lacks this, or has it turned off")),
         408 => (Kind::Unavailable, Some("the bytes came too slowly for the server's `client_timeout`")),
@@ -35,7 +37,8 @@ pub(crate) fn answer(what: &str, status: u16, transaction: Option<&str>, text: &
     }
 }
 
-const QUOTA: &str = "the quota of the account or of the container is used up: delete blobs, or have it raised";
+const QUOTA: &str =
+    "the quota of the account or of the container is used up: delete blobs, or have it raised";
 
 /// A line of what the server says, without markup.
 fn plain(text: &str) -> String {
@@ -44,7 +47,8 @@ fn plain(text: &str) -> String {
         inside = (inside || c == '<') && c != '>';
         (!inside).then_some(if c.is_control() || c == '>' { ' ' } else { c })
     });
-    let words: Vec<String> = letters.take(400).collect::<String>().split_whitespace().map(str::to_owned).collect();
+    let words: Vec<String> =
+        letters.take(400).collect::<String>().split_whitespace().map(str::to_owned).collect();
     words.join(" ").chars().take(200).collect()
 }
 
@@ -65,7 +69,11 @@ fn unreachable(what: &str, text: &str, late: bool, builder: bool) -> Error {
     let lower = text.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
     let (kind, reason, hint) = if late {
-        (ErrorKind::Unavailable, "the server did not answer in time", "if it lasts, check the network and the server")
+        (
+            ErrorKind::Unavailable,
+            "the server did not answer in time",
+            "if it lasts, check the network and the server",
+        )
     } else if has(&["certificate", "unknownissuer", "notvalidforname"]) {
         (
             ErrorKind::Invalid,
@@ -75,7 +83,11 @@ fn unreachable(what: &str, text: &str, late: bool, builder: bool) -> Error {
     } else if has(&["corrupt message", "invalidcontenttype"]) {
         (ErrorKind::Invalid, "the server does not speak TLS there", "write the URL with http://")
     } else if has(&["dns error", "failed to lookup address", "name resolution"]) {
-        (ErrorKind::Unavailable, "the server's name is not known", "check the host in `auth_url` and `endpoint`")
+        (
+            ErrorKind::Unavailable,
+            "the server's name is not known",
+            "check the host in `auth_url` and `endpoint`",
+        )
     } else if has(&["connection refused"]) {
         (ErrorKind::Unavailable, "nothing listens there", "check host and port, and the server")
     } else if builder {
@@ -137,7 +149,8 @@ mod tests {
         ] {
             assert_eq!(answer("x", status, None, text).kind(), kind, "{status} {text}");
         }
-        let error = answer("read a blob", 503, Some("tx1"), "<html><h1>Service Unavailable</h1><p>The\n server");
+        let error =
+            answer("read a blob", 503, Some("tx1"), "<html><h1>Service Unavailable</h1><p>The\n server");
         assert_eq!(
             error.message(),
             "cannot read a blob: status 503, transaction tx1: Service Unavailable The server"

@@ -160,7 +160,13 @@ impl SwiftUpload {
                 let write = || client.put_manifest(&target.segments, &name, &segments, None);
                 let etag = again(write).await?;
                 let size = segments.iter().map(|segment| segment.size).sum();
-                Ok(Segment { container: target.segments.clone(), name: name.clone(), etag, size })
+                Ok(Segment {
+                    container: target.segments.clone(),
+                    name: name.clone(),
+                    etag,
+                    size,
+                    is_list: true,
+                })
             })
         });
         let grouped = grouping.await;
@@ -230,6 +236,28 @@ impl Upload for SwiftUpload {
         Ok(None)
     }
 
+    /// Copies the segments, each within the server; a plain object becomes one.
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        let store = Arc::clone(&self.target.store);
+        let found = store.place.find(from)?;
+        let parts = store.describe(&found, from).await?.parts();
+        if parts.iter().map(|part| part.size).sum::<u64>() != size {
+            return Err(Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened"));
+        }
+        for part in parts.iter().filter(|part| part.size > 0) {
+            while self.flying.len() >= store.config.concurrency as usize {
+                self.land().await?;
+            }
+            let (target, part, number) = (Arc::clone(&self.target), part.clone(), self.started);
+            self.started += 1;
+            self.flying.push_back((spawn(async move { target.copy_segment(number, part).await }), 0));
+            if number == 0 {
+                self.land().await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         let body = self.body().await?;
         let (target, meta) = (Arc::clone(&self.target), meta.clone());
@@ -275,8 +303,6 @@ pub(crate) enum Body {
     Segments(Vec<Segment>),
     /// All of a small blob.
     Whole(Bytes),
-    /// Another object of the account, to be copied.
-    Copy(Segment),
 }
 
 fn segment_name(target: &Target, number: usize) -> String {
@@ -332,7 +358,21 @@ impl Target {
             outcome => outcome.map_err(|error| no_container(error, &self.segments))?,
         };
         let etag = if etag.is_empty() { md5.unwrap_or_default() } else { etag };
-        Ok(Segment { container: self.segments.clone(), name, etag, size })
+        Ok(Segment { container: self.segments.clone(), name, etag, size, is_list: false })
+    }
+
+    /// Has the server copy an object to where a segment belongs.
+    async fn copy_segment(&self, number: usize, from: Segment) -> Result<Segment> {
+        let name = segment_name(self, number);
+        let client = &self.store.client;
+        self.store.create(&self.segments).await?;
+        let etag = again(|| client.copy(&from, &self.segments, &name)).await?;
+        // What was a list of segments is one object now.
+        if !from.is_list && !etag.is_empty() && !from.etag.is_empty() && etag != from.etag {
+            let text = "the blob has changed while it was copied, or is damaged";
+            return Err(Error::new(ErrorKind::Corrupt, text).with_hint("verify it"));
+        }
+        Ok(Segment { container: self.segments.clone(), name, etag, size: from.size, is_list: false })
     }
 
     async fn md5(&self, bytes: &Bytes) -> Result<Option<String>> {
@@ -403,20 +443,27 @@ impl Target {
     }
 
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
-    async fn publish(&self, body: &Body, md5: Option<&str>, tags: &Tags, dynamic: Option<&str>) -> Result<()> {
+    async fn publish(
+        &self,
+        body: &Body,
+        md5: Option<&str>,
+        tags: &Tags,
+        dynamic: Option<&str>,
+    ) -> Result<()> {
         let client = &self.store.client;
         let (container, object) = (&self.container, &self.object);
         let mut failed = 0;
         loop {
             let outcome = match body {
-                Body::Whole(bytes) => client.put_blob(container, object, bytes.clone(), md5, tags, None).await,
+                Body::Whole(bytes) => {
+                    client.put_blob(container, object, bytes.clone(), md5, tags, None).await
+                }
                 Body::Segments(_) if dynamic.is_some() => {
                     client.put_blob(container, object, Bytes::new(), None, tags, dynamic).await
                 }
                 Body::Segments(segments) => {
                     client.put_manifest(container, object, segments, Some(tags)).await.map(drop)
                 }
-                Body::Copy(from) => client.copy(from, container, object, Some(tags)).await.map(drop),
             };
             let Err(error) = outcome else { return Ok(()) };
             tracing::debug!(%error, "looking what became of a commit");
@@ -426,7 +473,6 @@ impl Target {
                 None if error.kind() == ErrorKind::NotFound => {
                     return Err(match body {
                         Body::Segments(_) if error.message().contains("swept") => error,
-                        Body::Copy(_) => error,
                         _ => no_container(error, container),
                     });
                 }
@@ -471,7 +517,8 @@ impl Target {
             Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(taken(self.id.as_str())),
             Ok(Some(object)) if object.size != size && !dynamic => {
                 let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
-                Err(Error::new(ErrorKind::Corrupt, text).with_hint("it does not speak Swift's protocol as this store does"))
+                Err(Error::new(ErrorKind::Corrupt, text)
+                    .with_hint("it does not speak Swift's protocol as this store does"))
             }
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
@@ -552,7 +599,9 @@ fn too_long(store: &Shared) -> Error {
     let size = (store.config.window.0 / 4).max(store.config.segment_size.0);
     let most = Size(longest(store, size.min(store.client.limits.max_file_size)));
     Error::new(ErrorKind::Unsupported, "the image is too long for the segments that one object may have")
-        .with_hint(format!("segments are held in memory: with these settings, at most {most}; raise `window`"))
+        .with_hint(format!(
+            "segments are held in memory: with these settings, at most {most}; raise `window`"
+        ))
 }
 
 pub(crate) fn random_token() -> Result<String> {

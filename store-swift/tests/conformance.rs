@@ -7,7 +7,7 @@ use std::{
 
 use conformance_tests::{Damage, FaultKind, Fixture, Proxy, Setup, Suites};
 use reqwest::{Method, header::HeaderMap};
-use store_core::{Backend, Location};
+use store_core::{Backend, Location, Secret};
 use store_swift::{SwiftBackend, SwiftConfig};
 
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -26,6 +26,7 @@ fn main() {
             setup(true, |config| {
                 config.prefix = "cloud images/".to_owned();
                 config.segment_size.0 = 5 << 20;
+                config.temp_url_key = Some(Secret::new("conformance-key"));
             })
             .await
         })

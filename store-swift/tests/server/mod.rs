@@ -134,6 +134,10 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -153,7 +157,12 @@ impl Raw {
         }
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response, String> {
         self.call(method, path, map(headers), Vec::new()).await
     }
 
