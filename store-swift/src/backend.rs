@@ -3,7 +3,10 @@ use std::{
     fmt,
     fs::File,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -50,8 +53,8 @@ pub(crate) struct Shared {
     pools: Mutex<BTreeMap<u64, Pool>>,
     /// Containers that this store has made sure of.
     created: Mutex<BTreeSet<String>>,
-    /// Containers that know `temp_url_key`.
-    keyed: Mutex<BTreeSet<String>>,
+    /// The account knows `temp_url_key`.
+    keyed: AtomicBool,
 }
 
 impl SwiftBackend {
@@ -77,7 +80,7 @@ impl SwiftBackend {
         let mut config = config.clone();
         (config.password, config.application_credential_secret, config.token) = (None, None, None);
         config.service_password = None;
-        let (pools, created, keyed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (pools, created, keyed) = (Mutex::default(), Mutex::default(), AtomicBool::default());
         let mut shared = Shared { info, config, client, place, pools, created, keyed };
         shared.info.can.capacity = shared.prepare().await?;
         Ok(Self { shared: Arc::new(shared) })
@@ -172,24 +175,30 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the server the key that temporary URLs of a container are signed with, unless that was done before.
-    async fn give_key(&self, container: &str, key: &Secret) -> Result<()> {
-        let known = |keyed: &Mutex<BTreeSet<String>>| {
-            keyed.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
-        };
-        if known(&self.keyed) {
+    /// Makes sure that the account has the key that temporary URLs are signed with. A container's would not do: it opens
+    /// no container of segments.
+    async fn give_key(&self, key: &Secret) -> Result<()> {
+        const NAMES: [&str; 2] = ["x-account-meta-temp-url-key", "x-account-meta-temp-url-key-2"];
+        if self.keyed.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let headers = [("x-container-meta-temp-url-key", key.expose().to_owned())];
-        again(|| self.client.put_container(Method::POST, container, &headers)).await?;
-        self.keyed.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned());
+        let account = again(|| self.client.head_container("")).await?.unwrap_or_default();
+        if !NAMES.iter().any(|name| account.get(*name).is_some_and(|value| value == key.expose())) {
+            // Those of others keep their URLs alive.
+            let free = NAMES.iter().find(|name| !account.contains_key(**name)).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "the account has two other keys for temporary URLs")
+                    .with_hint("set `temp_url_key` to one of them, or remove one")
+            })?;
+            let headers = [(*free, key.expose().to_owned())];
+            again(|| self.client.put_container(Method::POST, "", &headers)).await?;
+        }
+        self.keyed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Removes the containers of a blob that has them for itself, if they are empty.
     pub(crate) async fn tidy(&self, container: &str) -> Result<()> {
         if self.place.multi_tenant {
-            self.keyed.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
             let segments = self.place.segments(container);
             again(|| self.client.delete_container(&segments)).await?;
             again(|| self.client.delete_container(container)).await?;
@@ -586,7 +595,7 @@ impl Backend for SwiftBackend {
             return Err(Error::unsupported("temporary URLs: set `temp_url_key`"));
         };
         let found = self.shared.place.find(at)?;
-        self.shared.give_key(&found.container, key).await?;
+        self.shared.give_key(key).await?;
         let object = self.shared.place.object(&found.name);
         self.shared.client.temp_url(&found.container, &object, key, lifetime).await
     }

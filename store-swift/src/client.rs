@@ -334,15 +334,16 @@ impl Client {
         }
     }
 
-    /// Creates a container, if it is missing, or changes its headers.
+    /// Creates a container, if it is missing, or changes its headers or those of the account.
     pub(crate) async fn put_container(
         &self,
         method: Method,
         container: &str,
         headers: &[(&str, String)],
     ) -> Result<()> {
-        const WHAT: &str = "set up the container";
-        let reply = self.call(WHAT, method, path(container, ""), CALL, |call| {
+        const WHAT: &str = "set up the container or the account";
+        let path = if container.is_empty() { String::new() } else { path(container, "") };
+        let reply = self.call(WHAT, method, path, CALL, |call| {
             let mut call = with_body(call, &Bytes::new());
             for (name, value) in headers {
                 call = match secret(value) {

@@ -345,7 +345,7 @@ struct Auth {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Text {
-    Text(String),
+    Quoted(String),
     Whole(i64),
     Fraction(f64),
 }
@@ -353,7 +353,7 @@ enum Text {
 impl Text {
     fn text(&self) -> String {
         match self {
-            Self::Text(text) => text.clone(),
+            Self::Quoted(text) => text.clone(),
             Self::Whole(number) => number.to_string(),
             Self::Fraction(number) => number.to_string(),
         }

@@ -382,7 +382,8 @@ fn seeds(server: &Server) -> Outcome {
         }
         let listed: Vec<_> = text(store.list().try_collect().await)?;
         let mut found: Vec<String> = listed.iter().map(|entry| entry.id.to_string()).collect();
-        (found.sort(), ids.sort());
+        found.sort();
+        ids.sort();
         check(found == ids, format!("it lists {found:?}"))?;
         check(raw.list(&format!("{name}_ab")).await?.len() == 2, "they are not in their container")?;
         check(raw.list(&format!("{name}_e-f")).await?.len() == 1, "a dash counts")?;
