@@ -340,18 +340,32 @@ impl Shared {
 
     /// All containers that blobs may be in.
     fn containers(&self) -> BoxStream<'_, Result<String>> {
-        if !self.place.many() {
-            return stream::iter([Ok(self.place.container.clone())]).boxed();
+        match self.place.many() {
+            false => stream::iter([Ok(self.place.container.clone())]).boxed(),
+            true => self.all_containers(|name| self.place.holds_blobs(&name).then_some(name)),
         }
+    }
+
+    /// All containers whose segments may be there. That of the blobs themselves is made at the first commit.
+    fn swept_containers(&self) -> BoxStream<'_, Result<String>> {
+        match self.place.many() {
+            false => self.containers(),
+            true => self.all_containers(|name| self.place.blobs_of(&name).map(str::to_owned)),
+        }
+    }
+
+    fn all_containers<'a>(
+        &'a self,
+        pick: impl Fn(String) -> Option<String> + Copy + Send + 'a,
+    ) -> BoxStream<'a, Result<String>> {
         let prefix = format!("{}_", self.place.container);
         stream::try_unfold(None::<String>, move |after| {
             let prefix = prefix.clone();
             async move {
                 let page = self.client.list_containers(&prefix, after.as_deref()).await?;
                 let next = page.last().cloned();
-                let ours = page.into_iter().filter(|name| self.place.holds_blobs(name)).map(Ok);
-                let ours: Vec<Result<String>> = ours.collect();
-                Ok::<_, Error>(next.map(|next| (stream::iter(ours), Some(next))))
+                let picked: Vec<Result<String>> = page.into_iter().filter_map(pick).map(Ok).collect();
+                Ok::<_, Error>(next.map(|next| (stream::iter(picked), Some(next))))
             }
         })
         .try_flatten()
@@ -361,7 +375,7 @@ impl Shared {
     async fn sweep(&self, age: Duration) -> Result<Swept> {
         let old = Old::new(age);
         let mut swept = Swept::default();
-        let mut containers = self.containers();
+        let mut containers = self.swept_containers();
         while let Some(container) = containers.try_next().await? {
             self.sweep_container(&container, old, &mut swept).await?;
             self.tidy(&container).await?;

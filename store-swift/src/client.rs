@@ -459,8 +459,11 @@ impl Client {
             404 | 412 => return Err(changed()),
             // A segment of a static large object is missing or is another one.
             409 => {
-                return Err(Error::new(ErrorKind::Corrupt, "a segment of the blob is missing or has changed")
-                    .with_hint(DAMAGED));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "a segment of the blob is missing or has changed",
+                )
+                .with_hint(DAMAGED));
             }
             416 => {
                 return Err(

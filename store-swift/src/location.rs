@@ -67,6 +67,12 @@ impl Place {
             && (self.multi_tenant || !container.ends_with("_segments"))
     }
 
+    /// The container of the blobs whose segments are in `segments`, which may not be there yet.
+    pub(crate) fn blobs_of<'a>(&self, segments: &'a str) -> Option<&'a str> {
+        let suffix = if self.multi_tenant { "+segments" } else { "_segments" };
+        segments.strip_suffix(suffix).filter(|container| self.holds_blobs(container))
+    }
+
     /// The object's name of a blob.
     pub(crate) fn object(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -251,6 +257,8 @@ mod tests {
             place.seed = seed;
             assert_eq!(place.container(id), expected);
             assert!(place.holds_blobs(expected) && !place.holds_blobs(&place.segments(expected)));
+            assert_eq!(place.blobs_of(&place.segments(expected)), Some(expected));
+            assert_eq!(place.blobs_of(expected), None);
         }
         (place.seed, place.multi_tenant) = (0, true);
         assert_eq!(place.segments(&place.container("a_segments")), "glance_a_segments+segments");

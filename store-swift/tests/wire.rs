@@ -676,6 +676,12 @@ fn multi_tenant(server: &Server) -> Outcome {
         let mut writer = text(alice.upload(&"other".parse().unwrap(), Expect::new()).await)?;
         text(writer.write(bytes.clone()).await)?;
         text(writer.abort().await)?;
+        // As if the process had been killed.
+        let mut writer = text(alice.upload(&"killed".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(bytes.clone()).await)?;
+        std::mem::forget(writer);
+        let swept = text(open(&tenant("alice", "tenant-a")).await?.sweep(Duration::ZERO).await)?;
+        check(swept.uploads == 1, format!("it swept {swept:?}"))?;
         let listed: Vec<_> = text(alice.list().try_collect().await)?;
         check(listed.is_empty(), format!("it lists {listed:?}"))
     })
