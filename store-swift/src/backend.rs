@@ -35,6 +35,9 @@ use crate::{
 /// Bytes per write: a few make a segment, and those that core holds for digests stay far below 64 MiB.
 pub(crate) const CHUNK: usize = 4 << 20;
 
+/// The MD5 of nothing.
+const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
 /// The first piece of a download is short, so that its reader does not wait for a long one.
 const FIRST_PIECE: u64 = 1 << 20;
 
@@ -257,11 +260,17 @@ impl Shared {
         };
         let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
         if head.is_static {
-            let Some(segments) = self.client.manifest(container, object).await? else {
-                return Ok(vec![whole]);
+            if let Some(segments) = self.client.manifest(container, object).await? {
+                let size: u64 = segments.iter().map(|segment| segment.size).sum();
+                return if size == head.size { Ok(segments) } else { Err(changed()) };
+            }
+            // Ceph does not show what it has been told; of the store's own blobs, the list of the container tells.
+            let listed = match (&head.token, self.client.limits.nested) {
+                (Some(token), false) => self.staged(container, object, token).await?,
+                _ => Vec::new(),
             };
-            let size: u64 = segments.iter().map(|segment| segment.size).sum();
-            return if size == head.size { Ok(segments) } else { Err(changed()) };
+            let size: u64 = listed.iter().map(|segment| segment.size).sum();
+            return Ok(if size == head.size && size > 0 { listed } else { vec![whole] });
         }
         let Some((container, prefix)) = &head.dynamic else { return Ok(vec![whole]) };
         let mut listed = self.client.list_all(container, prefix).await?;
@@ -283,6 +292,22 @@ impl Shared {
             is_list: false,
         };
         Ok(listed.into_iter().map(segment).collect())
+    }
+
+    /// The segments of one of the store's own blobs, by the list of their container.
+    async fn staged(&self, container: &str, object: &str, token: &str) -> Result<Vec<Segment>> {
+        let name = object.strip_prefix(&self.place.prefix).unwrap_or(object);
+        let segments = self.place.segments(container);
+        let listed = self.client.list_all(&segments, &self.place.staged(name, token)).await?;
+        let listed = listed.into_iter().filter(|listed| is_segment(&listed.name));
+        let segment = |listed: Listed| Segment {
+            container: segments.clone(),
+            name: listed.name,
+            etag: listed.etag,
+            size: listed.size,
+            is_list: false,
+        };
+        Ok(listed.map(segment).collect())
     }
 
     async fn delete(&self, found: &Found, at: &Location) -> Result<()> {
@@ -636,8 +661,8 @@ impl Shared {
                 continue;
             }
             let mut size = listed.size;
-            // A dynamic large object is listed as an empty one.
-            if size == 0 {
+            // A dynamic large object is listed as an empty one, a static one on Ceph with the size of its list.
+            if size == 0 || listed.etag == EMPTY {
                 let Some(head) = self.client.head(container, &listed.name).await? else { continue };
                 size = head.size;
                 if let Some((of, prefix)) = head.dynamic {

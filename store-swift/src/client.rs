@@ -99,6 +99,8 @@ pub(crate) struct Limits {
     pub(crate) dynamic: bool,
     /// The answer to a long manifest may be awaited with blanks on the line.
     pub(crate) heartbeat: bool,
+    /// `If-None-Match: *` keeps an object from being replaced. Ceph takes no notice of it.
+    pub(crate) conditional: bool,
     /// How many objects one request deletes.
     pub(crate) bulk: usize,
     /// Temporary URLs with HMAC-SHA256.
@@ -924,6 +926,8 @@ struct Info {
 #[serde(default)]
 struct InfoSwift {
     max_file_size: Option<u64>,
+    /// Ceph does not say it.
+    max_meta_count: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -955,6 +959,7 @@ impl Limits {
             // Swift alone beats while it looks at segments, and looks into those that are lists themselves.
             nested: slo.is_some_and(|slo| slo.yield_frequency.is_some()),
             heartbeat: slo.is_some_and(|slo| slo.yield_frequency.is_some()),
+            conditional: info.swift.as_ref().is_some_and(|swift| swift.max_meta_count.is_some()),
             dynamic: match config.large_objects {
                 LargeObjects::Auto => slo.is_none() && !silent,
                 LargeObjects::Static => false,
@@ -964,9 +969,9 @@ impl Limits {
                 Some(bulk) => bulk.max_deletes_per_request.unwrap_or(1000),
                 None => 0,
             },
-            temp_url: info.tempurl.as_ref().is_none_or(|t| {
-                t.allowed_digests.is_empty() || t.allowed_digests.iter().any(|d| d == "sha256")
-            }),
+            // Who does not say which digests it takes is too old for SHA-256.
+            temp_url: silent
+                || info.tempurl.as_ref().is_some_and(|t| t.allowed_digests.iter().any(|d| d == "sha256")),
             checksum: config.checksum == Checksum::Md5,
         }
     }

@@ -244,6 +244,12 @@ impl Upload for SwiftUpload {
         if parts.iter().map(|part| part.size).sum::<u64>() != size {
             return Err(Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened"));
         }
+        if parts.iter().any(|part| part.is_list) && !store.client.limits.nested {
+            // Ceph would copy the list, and both blobs would lean on the same segments.
+            return Err(Error::unsupported(
+                "copying a large object that another program wrote, on this server",
+            ));
+        }
         for part in parts.iter().filter(|part| part.size > 0) {
             while self.flying.len() >= store.config.concurrency as usize {
                 self.land().await?;
@@ -454,6 +460,12 @@ impl Target {
         let (container, object) = (&self.container, &self.object);
         let mut failed = 0;
         loop {
+            // Where the server does not decide, the best that is left is to look just before.
+            if !client.limits.conditional
+                && let Some(ours) = self.look().await?
+            {
+                return if ours { Ok(()) } else { Err(taken(self.id.as_str())) };
+            }
             let outcome = match body {
                 Body::Whole(bytes) => {
                     client.put_blob(container, object, bytes.clone(), md5, tags, None).await
@@ -471,10 +483,10 @@ impl Target {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(taken(self.id.as_str())),
                 None if error.kind() == ErrorKind::NotFound => {
-                    return Err(match body {
-                        Body::Segments(_) if error.message().contains("swept") => error,
-                        _ => no_container(error, container),
-                    });
+                    // Swift names the segments that are missing, Ceph does not.
+                    let segments = matches!(body, Body::Segments(_));
+                    let there = segments && again(|| client.head_container(container)).await?.is_some();
+                    return Err(if there { swept() } else { no_container(error, container) });
                 }
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}

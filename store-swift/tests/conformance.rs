@@ -1,4 +1,5 @@
-//! The suite over a real Swift, with its own tokens and with Keystone's, through a proxy that fails on demand.
+//! The suite over a real Swift, with its own tokens and with Keystone's, and over Ceph's object gateway, through a proxy
+//! that fails on demand.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -19,23 +20,31 @@ use server::{Raw, Server};
 static SERVER: LazyLock<Result<Server, String>> =
     LazyLock::new(|| Server::start("conformance", &["--keystone"]));
 
+/// Ceph's object gateway.
+static CEPH: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start_ceph("swift"));
+
 fn main() {
     Suites::new()
-        .with("swift", async || setup(false, |_| {}).await)
+        .with("swift", async || setup(&SERVER, false, |_| {}).await)
         .with("swift-keystone", async || {
-            setup(true, |config| {
+            setup(&SERVER, true, |config| {
                 config.prefix = "cloud images/".to_owned();
                 config.segment_size.0 = 5 << 20;
                 config.temp_url_key = Some(Secret::new("conformance-key"));
             })
             .await
         })
+        .with("swift-rgw", async || setup(&CEPH, false, |_| {}).await)
         .run()
 }
 
 /// A store in a fresh container.
-async fn setup(keystone: bool, change: fn(&mut SwiftConfig)) -> Setup {
-    let server = match &*SERVER {
+async fn setup(
+    server: &'static LazyLock<Result<Server, String>>,
+    keystone: bool,
+    change: fn(&mut SwiftConfig),
+) -> Setup {
+    let server = match &**server {
         Ok(server) => server,
         Err(why) => return Setup::Missing(why.clone()),
     };

@@ -13,17 +13,18 @@ use store_swift::SwiftConfig;
 /// A server that runs until this process ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    script: &'static str,
     pub(crate) name: String,
     lines: HashMap<String, String>,
 }
 
-fn script(arguments: &[&str]) -> Result<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers/swift");
+fn script(name: &str, arguments: &[&str]) -> Result<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers").join(name);
     let output = Command::new(path)
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| format!("testservers/swift cannot be run: {e}"))?;
+        .map_err(|e| format!("testservers/{name} cannot be run: {e}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
@@ -34,34 +35,52 @@ fn script(arguments: &[&str]) -> Result<String, String> {
 impl Server {
     /// Starts one; `name` tells those of one process apart.
     pub(crate) fn start(name: &str, options: &[&str]) -> Result<Self, String> {
+        Self::of("swift", name, options)
+    }
+
+    /// Ceph's object gateway, which speaks Swift's protocol with tokens of version 1.
+    pub(crate) fn start_ceph(name: &str) -> Result<Self, String> {
+        let mut server = Self::of("ceph", name, &["--rgw"])?;
+        for (theirs, ours) in
+            [("SWIFT_AUTH_URL", "AUTH_URL"), ("SWIFT_USER", "ACCOUNT_USER"), ("SWIFT_KEY", "ACCOUNT_KEY")]
+        {
+            let value = server.get(theirs).to_owned();
+            server.lines.insert(ours.to_owned(), value);
+        }
+        let address = server.get("AUTH_URL").split('/').nth(2).unwrap_or_default().to_owned();
+        server.lines.insert("ADDRESS".to_owned(), address);
+        Ok(server)
+    }
+
+    fn of(program: &'static str, name: &str, options: &[&str]) -> Result<Self, String> {
         let process = std::process::id().to_string();
         let name = format!("{name}-{process}");
         let mut arguments = vec!["start", "--name", &name, "--owner", &process];
         arguments.extend(options);
-        let lines = script(&arguments)?;
+        let lines = script(program, &arguments)?;
         let lines = lines.lines().filter_map(|line| line.split_once('='));
         let lines = lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Ok(Self { name, lines })
+        Ok(Self { script: program, name, lines })
     }
 
     /// Ends it, and removes its data.
     pub(crate) fn stop(&self) -> Result<(), String> {
-        script(&["stop", &self.name]).map(drop)
+        script(self.script, &["stop", &self.name]).map(drop)
     }
 
     /// Ends one of its services.
     pub(crate) fn pause(&self, service: &str) -> Result<(), String> {
-        script(&["pause", &self.name, service]).map(drop)
+        script(self.script, &["pause", &self.name, service]).map(drop)
     }
 
     /// Starts it again.
     pub(crate) fn resume(&self, service: &str) -> Result<(), String> {
-        script(&["resume", &self.name, service]).map(drop)
+        script(self.script, &["resume", &self.name, service]).map(drop)
     }
 
     /// Has the object server send the container server what it owes it.
     pub(crate) fn update(&self) -> Result<(), String> {
-        script(&["update", &self.name]).map(drop)
+        script(self.script, &["update", &self.name]).map(drop)
     }
 
     /// What the script printed.
