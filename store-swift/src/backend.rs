@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Bytes per write: a few make a segment, and those that core holds for digests stay far below 64 MiB.
-pub(crate) const CHUNK: usize = 4 << 20;
+pub(crate) const CHUNK: usize = 2 << 20;
 
 /// The MD5 of nothing.
 const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";

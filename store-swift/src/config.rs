@@ -212,7 +212,7 @@ fn service_type() -> String {
 }
 
 fn segment_size() -> Size {
-    Size(16 << 20)
+    Size(12 << 20)
 }
 
 fn read_size() -> Size {
@@ -220,7 +220,7 @@ fn read_size() -> Size {
 }
 
 fn window() -> Size {
-    Size(64 << 20)
+    Size(48 << 20)
 }
 
 fn concurrency() -> u32 {
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_named() {
-        assert_eq!(check("container = 'c'").unwrap().window.0, 64 << 20);
+        assert_eq!(check("container = 'c'").unwrap().window.0, 48 << 20);
         assert!(check("container = 'c'\nauth_url = 'http://127.0.0.1:5000/v3'\nprefix = 'a/b/'").is_ok());
         for (text, named) in [
             ("", "`container`"),

@@ -68,7 +68,7 @@ impl SwiftUpload {
     pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
         let target = Target::new(Arc::clone(&store), id)?;
         let limits = &store.client.limits;
-        let most = (store.config.window.0 / 4).max(store.config.segment_size.0).min(limits.max_file_size);
+        let most = largest(&store);
         let size = store.config.segment_size.0.min(limits.max_file_size);
         let wanted = hint.total.unwrap_or_default().div_ceil(limits.max_segments as u64);
         let size = wanted.next_multiple_of(1 << 20).clamp(size, most.max(size));
@@ -604,12 +604,20 @@ impl Remains {
 fn longest(store: &Shared, size: u64) -> u64 {
     let most = store.client.limits.max_segments as u64;
     let each = size.saturating_mul(most);
-    if store.client.limits.nested { each.saturating_mul(most) } else { each }
+    let lists = store.client.limits.nested && !store.client.limits.dynamic;
+    if lists { each.saturating_mul(most) } else { each }
+}
+
+/// The largest segment. Where lists of lists do without, they stay small enough for several at once.
+fn largest(store: &Shared) -> u64 {
+    let limits = &store.client.limits;
+    let share =
+        if limits.nested && !limits.dynamic { store.config.window.0 / 4 } else { store.config.window.0 };
+    share.max(store.config.segment_size.0).min(limits.max_file_size)
 }
 
 fn too_long(store: &Shared) -> Error {
-    let size = (store.config.window.0 / 4).max(store.config.segment_size.0);
-    let most = Size(longest(store, size.min(store.client.limits.max_file_size)));
+    let most = Size(longest(store, largest(store)));
     Error::new(ErrorKind::Unsupported, "the image is too long for the segments that one object may have")
         .with_hint(format!(
             "segments are held in memory: with these settings, at most {most}; raise `window`"
