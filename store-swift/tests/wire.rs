@@ -706,7 +706,8 @@ fn python() -> Result<PathBuf, String> {
     };
     run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&made))?;
     let packages = [format!("glance_store=={VERSION}"), "python-swiftclient==4.11.0".to_owned()];
-    let packages: Vec<String> = packages.into_iter().chain(["python-keystoneclient".to_owned()]).collect();
+    let packages: Vec<String> =
+        packages.into_iter().chain(["python-keystoneclient==6.0.0".to_owned()]).collect();
     run(Command::new(made.join("bin/python")).args(["-m", "pip", "install", "-q"]).args(packages))?;
     match std::fs::rename(&made, &venv) {
         Ok(()) => Ok(ready),
