@@ -26,6 +26,8 @@ pub fn registry() -> Registry {
     let registry = registry.with::<store_object::ObjectConfig>();
     #[cfg(feature = "s3")]
     let registry = registry.with::<store_s3::S3Config>();
+    #[cfg(feature = "swift")]
+    let registry = registry.with::<store_swift::SwiftConfig>();
     registry
 }
 

@@ -1,0 +1,862 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use reqwest::{Method, header::HeaderMap};
+use store_core::{
+    Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
+    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool, file::blocking,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    SwiftConfig,
+    auth::{Access, Identity},
+    client::{Client, Kept, Listed, Object, Segment, again},
+    clouds,
+    error::{nowhere, stopped},
+    location::{Found, Place},
+    upload::{SwiftUpload, is_segment},
+};
+
+/// Bytes per write: a few make a segment, and those that core holds for digests stay far below 64 MiB.
+pub(crate) const CHUNK: usize = 2 << 20;
+
+/// The MD5 of nothing.
+const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
+/// The first piece of a download is short, so that its reader does not wait for a long one.
+const FIRST_PIECE: u64 = 1 << 20;
+
+/// Blobs as objects of a Swift container.
+#[derive(Clone)]
+pub struct SwiftBackend {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    info: Info,
+    pub(crate) config: SwiftConfig,
+    pub(crate) client: Client,
+    pub(crate) place: Place,
+    /// Buffers, by their size.
+    pools: Mutex<BTreeMap<u64, Pool>>,
+    /// Containers that this store has made sure of.
+    created: Mutex<BTreeSet<String>>,
+    /// The account knows `temp_url_key`.
+    keyed: AtomicBool,
+}
+
+impl SwiftBackend {
+    /// Connects to the account: fails if the credentials or the container cannot be used, creates the container if that
+    /// is configured, and asks the server for its limits.
+    pub async fn connect(config: &SwiftConfig) -> Result<Self> {
+        config.check()?;
+        let settings = config.clone();
+        let access = blocking(move || clouds::find(&settings, &|name| std::env::var(name).ok())).await?;
+        let client = Client::new(config, access).await?;
+        let place = place(config, client.access(), client.storage().await?);
+        let mut info = Info::new(place.scheme());
+        info.also = &["swift", "swift+http", "swift+https", "swift+config"];
+        info.chunk = CHUNK;
+        info.can.write = true;
+        info.can.delete = true;
+        info.can.list = true;
+        info.can.metadata = true;
+        info.can.staging = true;
+        info.can.copy = true;
+        info.can.presign = config.temp_url_key.is_some() && client.limits.temp_url;
+        // The secrets have gone into the client.
+        let mut config = config.clone();
+        (config.password, config.application_credential_secret, config.token) = (None, None, None);
+        config.service_password = None;
+        let (pools, created, keyed) = (Mutex::default(), Mutex::default(), AtomicBool::default());
+        let mut shared = Shared { info, config, client, place, pools, created, keyed };
+        shared.info.can.capacity = shared.prepare().await?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+fn place(config: &SwiftConfig, access: &Access, storage: String) -> Place {
+    let user = match &access.identity {
+        Identity::V1 { user, .. } => Some(user.clone()),
+        Identity::Password { user, project, .. } => {
+            user.name.as_ref().zip(project.name.as_ref()).map(|(user, project)| format!("{project}:{user}"))
+        }
+        Identity::Application { .. } | Identity::Token(_) => None,
+    };
+    Place {
+        reference: config.reference.clone(),
+        storage,
+        auth: access.url.trim_end_matches('/').to_owned(),
+        user,
+        container: config.container.clone(),
+        segments: config.segment_container.clone(),
+        prefix: config.prefix.clone(),
+        seed: config.container_seed as usize,
+        multi_tenant: config.multi_tenant,
+    }
+}
+
+impl Shared {
+    /// Makes sure of the container, and says whether a quota tells how much space there is.
+    async fn prepare(&self) -> Result<bool> {
+        if self.place.many() {
+            // A look at the account shows whether the credentials are good for it.
+            let account = again(|| self.client.head_container("")).await?;
+            return Ok(account.is_some_and(|headers| quota(&headers, "account").is_some()));
+        }
+        let container = &self.place.container;
+        let found = match again(|| self.client.head_container(container)).await? {
+            Some(found) => found,
+            None if self.config.create_container => {
+                self.create(container).await?;
+                HeaderMap::new()
+            }
+            None => {
+                let text = format!("there is no container {container:?}");
+                return Err(Error::new(ErrorKind::Invalid, text).with_hint(
+                    "check `container`, or set `create_container = true` to have a missing one created",
+                ));
+            }
+        };
+        let of_container = quota(&found, "container").is_some();
+        // Not everybody who may use a container may look at its account.
+        let account = again(|| self.client.head_container("")).await.unwrap_or_default();
+        Ok(of_container || account.is_some_and(|headers| quota(&headers, "account").is_some()))
+    }
+
+    /// Buffers of `size` bytes.
+    pub(crate) fn pool(&self, size: u64) -> Pool {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let usual = size == self.config.segment_size.0;
+        match usual {
+            true => pools
+                .entry(size)
+                .or_insert_with(|| Pool::new(size as usize, self.config.concurrency as usize))
+                .clone(),
+            false => Pool::new(size as usize, 1),
+        }
+    }
+
+    /// Creates a container, unless that was done before.
+    pub(crate) async fn create(&self, container: &str) -> Result<()> {
+        let known = |created: &Mutex<BTreeSet<String>>| {
+            created.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
+        };
+        // A container of one blob comes and goes with it.
+        if !self.place.multi_tenant && known(&self.created) {
+            return Ok(());
+        }
+        let mut headers = Vec::new();
+        if let Some(policy) = &self.config.storage_policy {
+            headers.push(("x-storage-policy", policy.clone()));
+        }
+        if !self.config.readers.is_empty() {
+            headers.push(("x-container-read", acl(&self.config.readers)));
+        }
+        if !self.config.writers.is_empty() {
+            headers.push(("x-container-write", acl(&self.config.writers)));
+        }
+        again(|| self.client.put_container(Method::PUT, container, &headers)).await?;
+        if !self.place.multi_tenant {
+            self.created.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the account has the key that temporary URLs are signed with. A container's would not do: it opens
+    /// no container of segments.
+    async fn give_key(&self, key: &Secret) -> Result<()> {
+        const NAMES: [&str; 2] = ["x-account-meta-temp-url-key", "x-account-meta-temp-url-key-2"];
+        if self.keyed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let account = again(|| self.client.head_container("")).await?.unwrap_or_default();
+        if !NAMES.iter().any(|name| account.get(*name).is_some_and(|value| value == key.expose())) {
+            // Those of others keep their URLs alive.
+            let free = NAMES.iter().find(|name| !account.contains_key(**name)).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "the account has two other keys for temporary URLs")
+                    .with_hint("set `temp_url_key` to one of them, or remove one")
+            })?;
+            let headers = [(*free, key.expose().to_owned())];
+            again(|| self.client.put_container(Method::POST, "", &headers)).await?;
+        }
+        self.keyed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes the containers of a blob that has them for itself, if they are empty.
+    pub(crate) async fn tidy(&self, container: &str) -> Result<()> {
+        if self.place.multi_tenant {
+            let segments = self.place.segments(container);
+            again(|| self.client.delete_container(&segments)).await?;
+            again(|| self.client.delete_container(container)).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn describe(&self, found: &Found, at: &Location) -> Result<SwiftDownload> {
+        let (container, object) = (&found.container, self.place.object(&found.name));
+        let head = self.client.head(container, &object).await?.ok_or_else(|| Error::not_found(at))?;
+        let meta = self.meta(container, &found.name, &head).await?;
+        let parts = self.parts(container, &object, &head, meta.as_ref()).await?;
+        let size = parts.iter().map(|part| part.size).sum();
+        let mut stat = Stat::new(size);
+        stat.meta = meta;
+        Ok(SwiftDownload {
+            client: self.client.clone(),
+            blob: Arc::new((container.clone(), object, head.etag)),
+            parts: Arc::new(parts),
+            stat,
+            pieces: self.config.read_size.0,
+            ahead: self.config.concurrency as usize,
+        })
+    }
+
+    async fn meta(&self, container: &str, name: &str, head: &Object) -> Result<Option<Meta>> {
+        let (Some(kept), Some(token)) = (&head.meta, &head.token) else { return Ok(None) };
+        let json = match kept {
+            Kept::Here(json) => json.clone(),
+            Kept::Beside => {
+                let sidecar = format!("{}meta", self.place.staged(name, token));
+                match self.client.get(&self.place.segments(container), &sidecar).await? {
+                    Some(json) => json.to_vec(),
+                    None => return Ok(None),
+                }
+            }
+        };
+        Meta::from_json(&json).map(Some)
+    }
+
+    /// The objects that a blob is made of. They are read one by one: so a missing or changed one is told from a broken
+    /// connection, and the server's limit on segments of dynamic large objects does not count.
+    async fn parts(
+        &self,
+        container: &str,
+        object: &str,
+        head: &Object,
+        meta: Option<&Meta>,
+    ) -> Result<Vec<Segment>> {
+        let whole = Segment {
+            container: container.to_owned(),
+            name: object.to_owned(),
+            etag: head.etag.clone().unwrap_or_default(),
+            size: head.size,
+            is_list: head.is_static || head.dynamic.is_some(),
+        };
+        let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
+        if head.is_static {
+            if let Some(segments) = self.client.manifest(container, object).await? {
+                let size: u64 = segments.iter().map(|segment| segment.size).sum();
+                return if size == head.size { Ok(segments) } else { Err(changed()) };
+            }
+            // Ceph does not show what it has been told; of the store's own blobs, the list of the container tells.
+            let listed = match (&head.token, self.client.limits.nested) {
+                (Some(token), false) => self.staged(container, object, token).await?,
+                _ => Vec::new(),
+            };
+            let size: u64 = listed.iter().map(|segment| segment.size).sum();
+            return Ok(if size == head.size && size > 0 { listed } else { vec![whole] });
+        }
+        let Some((container, prefix)) = &head.dynamic else { return Ok(vec![whole]) };
+        let mut listed = self.client.list_all(container, prefix).await?;
+        if head.token.is_some() {
+            listed.retain(|listed| is_segment(&listed.name));
+        }
+        check_numbers(&listed, prefix)?;
+        let size: u64 = listed.iter().map(|listed| listed.size).sum();
+        if let Some(meta) = meta.filter(|meta| meta.size != size) {
+            let text = format!("the container's list shows {size} of the blob's {} bytes", meta.size);
+            return Err(Error::new(ErrorKind::Unavailable, text)
+                .with_hint("the list lags behind, or segments were deleted: then the blob is damaged"));
+        }
+        let segment = |listed: Listed| Segment {
+            container: container.clone(),
+            name: listed.name,
+            etag: listed.etag,
+            size: listed.size,
+            is_list: false,
+        };
+        Ok(listed.into_iter().map(segment).collect())
+    }
+
+    /// The segments of one of the store's own blobs, by the list of their container.
+    async fn staged(&self, container: &str, object: &str, token: &str) -> Result<Vec<Segment>> {
+        let name = object.strip_prefix(&self.place.prefix).unwrap_or(object);
+        let segments = self.place.segments(container);
+        let listed = self.client.list_all(&segments, &self.place.staged(name, token)).await?;
+        let listed = listed.into_iter().filter(|listed| is_segment(&listed.name));
+        let segment = |listed: Listed| Segment {
+            container: segments.clone(),
+            name: listed.name,
+            etag: listed.etag,
+            size: listed.size,
+            is_list: false,
+        };
+        Ok(listed.map(segment).collect())
+    }
+
+    async fn delete(&self, found: &Found, at: &Location) -> Result<()> {
+        let (container, object) = (&found.container, self.place.object(&found.name));
+        let client = &self.client;
+        let head = again(|| client.head(container, &object)).await?.ok_or_else(|| Error::not_found(at))?;
+        match &head.token {
+            // Atomic: the name first, then what no manifest names any more, and a sweep would find.
+            Some(token) => {
+                again(|| client.delete(container, &object)).await?;
+                let staged = self.place.staged(&found.name, token);
+                let large = head.is_static || head.dynamic.is_some();
+                if (large || matches!(head.meta, Some(Kept::Beside)))
+                    && let Err(error) = self.remove_prefix(&self.place.segments(container), &staged).await
+                {
+                    tracing::warn!(%error, "segments of a deleted blob are still there; sweep will remove them");
+                }
+            }
+            None if head.is_static => again(|| client.delete_static(container, &object)).await?,
+            None => {
+                // Segments first would leave a blob that reads as a shorter one if this is cut short.
+                let segments = match &head.dynamic {
+                    Some((container, prefix)) => again(|| client.list_all(container, prefix)).await?,
+                    None => Vec::new(),
+                };
+                again(|| client.delete(container, &object)).await?;
+                if let Some((container, prefix)) = &head.dynamic {
+                    let names: Vec<String> = segments.into_iter().map(|listed| listed.name).collect();
+                    let deleted = client.delete_all(container, &names).await;
+                    deleted.map_err(|error| {
+                        error
+                            .with_hint(format!("the blob is gone; segments are left at {container}/{prefix}"))
+                    })?;
+                }
+            }
+        }
+        self.tidy(container).await
+    }
+
+    /// Removes all objects whose names start with `prefix`, and says how many bytes they had.
+    async fn remove_prefix(&self, container: &str, prefix: &str) -> Result<u64> {
+        let mut bytes = 0;
+        let mut after: Option<String> = None;
+        loop {
+            let page = again(|| self.client.list(container, prefix, after.as_deref())).await?;
+            let Some(last) = page.last() else { return Ok(bytes) };
+            after = Some(last.name.clone());
+            // Lists of segments say the size of what they list.
+            let real = page.iter().filter(|listed| !listed.name[prefix.len()..].starts_with("list-"));
+            bytes += real.map(|listed| listed.size).sum::<u64>();
+            let names: Vec<String> = page.into_iter().map(|listed| listed.name).collect();
+            self.client.delete_all(container, &names).await?;
+        }
+    }
+
+    /// All containers that blobs may be in.
+    fn containers(&self) -> BoxStream<'_, Result<String>> {
+        match self.place.many() {
+            false => stream::iter([Ok(self.place.container.clone())]).boxed(),
+            true => self.all_containers(|name| self.place.holds_blobs(&name).then_some(name)),
+        }
+    }
+
+    /// All containers whose segments may be there. That of the blobs themselves is made at the first commit.
+    fn swept_containers(&self) -> BoxStream<'_, Result<String>> {
+        match self.place.many() {
+            false => self.containers(),
+            true => self.all_containers(|name| self.place.blobs_of(&name).map(str::to_owned)),
+        }
+    }
+
+    fn all_containers<'a>(
+        &'a self,
+        pick: impl Fn(String) -> Option<String> + Copy + Send + 'a,
+    ) -> BoxStream<'a, Result<String>> {
+        let prefix = format!("{}_", self.place.container);
+        stream::try_unfold(None::<String>, move |after| {
+            let prefix = prefix.clone();
+            async move {
+                let page = self.client.list_containers(&prefix, after.as_deref()).await?;
+                let next = page.last().cloned();
+                let picked: Vec<Result<String>> = page.into_iter().filter_map(pick).map(Ok).collect();
+                Ok::<_, Error>(next.map(|next| (stream::iter(picked), Some(next))))
+            }
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn sweep(&self, age: Duration) -> Result<Swept> {
+        let old = Old::new(age);
+        let mut swept = Swept::default();
+        let mut containers = self.swept_containers();
+        while let Some(container) = containers.try_next().await? {
+            self.sweep_container(&container, old, &mut swept).await?;
+            self.tidy(&container).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn sweep_container(&self, container: &str, old: Old, swept: &mut Swept) -> Result<()> {
+        let segments = self.place.segments(container);
+        let mut after: Option<String> = None;
+        let mut group: Option<Group> = None;
+        loop {
+            let page = again(|| self.client.list(&segments, &self.place.prefix, after.as_deref())).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.name.clone());
+            for listed in page {
+                let Some((name, token)) = self.place.owner(&listed.name) else { continue };
+                match &mut group {
+                    Some(group) if group.name == name && group.token == token => {
+                        group.newest = group.newest.max(listed.modified);
+                    }
+                    _ => {
+                        let (name, token) = (name.to_owned(), token.to_owned());
+                        let next = Group { name, token, newest: listed.modified };
+                        if let Some(whole) = group.replace(next) {
+                            self.sweep_group(container, whole, old, swept).await?;
+                        }
+                    }
+                }
+            }
+        }
+        match group {
+            Some(group) => self.sweep_group(container, group, old, swept).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes an upload that nothing has come to for long, and whose blob there is not.
+    async fn sweep_group(&self, container: &str, group: Group, old: Old, swept: &mut Swept) -> Result<()> {
+        if !old.is(group.newest) {
+            return Ok(());
+        }
+        let (segments, object) = (self.place.segments(container), self.place.object(&group.name));
+        let committed = async || {
+            let head = again(|| self.client.head(container, &object)).await?;
+            Ok::<_, Error>(head.is_some_and(|head| head.token.as_ref() == Some(&group.token)))
+        };
+        if committed().await? {
+            return Ok(());
+        }
+        // It may be committed in this moment: the mark tells its writer, or the second look tells of its blob.
+        let staged = self.place.staged(&group.name, &group.token);
+        let mark = format!("{staged}swept");
+        again(|| self.client.put(&segments, &mark, bytes::Bytes::new(), None)).await?;
+        if committed().await? {
+            again(|| self.client.delete(&segments, &mark)).await?;
+            return Ok(());
+        }
+        swept.bytes += self.remove_prefix(&segments, &staged).await?;
+        swept.uploads += 1;
+        Ok(())
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        let mut least: Option<Capacity> = None;
+        let mut count = |headers: Option<HeaderMap>, kind: &str| {
+            let Some(headers) = headers else { return };
+            if let Some(total) = quota(&headers, kind) {
+                let used = read(&headers, &format!("x-{kind}-bytes-used")).unwrap_or_default();
+                let found = Capacity { total, free: total.saturating_sub(used) };
+                if least.is_none_or(|least| found.free < least.free) {
+                    least = Some(found);
+                }
+            }
+        };
+        if !self.place.many() {
+            count(self.client.head_container(&self.place.container).await?, "container");
+        }
+        match self.client.head_container("").await {
+            Ok(account) => count(account, "account"),
+            Err(error) if error.kind() == ErrorKind::Denied => {}
+            Err(error) => return Err(error),
+        }
+        least.ok_or_else(|| {
+            Error::unsupported("measuring the space left: neither account nor container has a quota")
+        })
+    }
+}
+
+/// The segments of one upload.
+struct Group {
+    name: String,
+    token: String,
+    newest: i64,
+}
+
+/// The quota of an account or a container, in bytes.
+fn quota(headers: &HeaderMap, kind: &str) -> Option<u64> {
+    // Newer servers give an account's quota the shorter name.
+    read(headers, &format!("x-{kind}-meta-quota-bytes"))
+        .or_else(|| read(headers, &format!("x-{kind}-quota-bytes")))
+}
+
+fn read(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// An ACL that lets projects in.
+fn acl(projects: &[String]) -> String {
+    let of = |project: &String| match project.as_str() {
+        "*" => "*:*".to_owned(),
+        project if project.contains([':', '.']) => project.to_owned(),
+        project => format!("{project}:*"),
+    };
+    projects.iter().map(of).collect::<Vec<_>>().join(",")
+}
+
+/// Glance numbers the segments of a dynamic large object from 1 on: a gap is a segment that is lost, or not listed yet.
+fn check_numbers(listed: &[Listed], prefix: &str) -> Result<()> {
+    let numbers = listed.iter().map(|listed| {
+        let number = listed.name.strip_prefix(prefix)?;
+        (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| number.parse::<usize>().ok())?
+    });
+    let Some(numbers) = numbers.collect::<Option<Vec<usize>>>() else { return Ok(()) };
+    let gap = numbers.iter().enumerate().find(|(index, number)| index + 1 != **number);
+    match gap {
+        None => Ok(()),
+        Some((index, _)) => {
+            let text = format!("segment {} of the blob is missing", index + 1);
+            Err(Error::new(ErrorKind::Corrupt, text)
+                .with_hint("it was deleted, or the container's list lags behind: try again in some minutes"))
+        }
+    }
+}
+
+/// What counts as old. Times are the server's, so that a wrong clock here shifts what is old.
+#[derive(Clone, Copy)]
+struct Old {
+    before: Option<i64>,
+}
+
+impl Old {
+    fn new(age: Duration) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
+        // No clock is needed to take everything.
+        Self { before: (!age.is_zero()).then_some(before) }
+    }
+
+    fn is(self, time: i64) -> bool {
+        self.before.is_none_or(|before| time <= before)
+    }
+}
+
+impl fmt::Debug for SwiftBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SwiftBackend").field(&self.shared.place).finish()
+    }
+}
+
+#[async_trait]
+impl Backend for SwiftBackend {
+    fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
+        if let Some(total) = size.total
+            && self.shared.info.can.capacity
+        {
+            let left = self.shared.capacity().await?.free;
+            if total > left {
+                let text = format!("{total} bytes do not fit into the {left} that the quota leaves");
+                return Err(
+                    Error::new(ErrorKind::NoSpace, text).with_hint("delete blobs, or have the quota raised")
+                );
+            }
+        }
+        Ok(Box::new(SwiftUpload::begin(Arc::clone(&self.shared), id, size).await?))
+    }
+
+    async fn locate(&self, id: &BlobId) -> Result<Location> {
+        let place = &self.shared.place;
+        let container = place.container(id.as_str());
+        match self.shared.client.head(&container, &place.object(id.as_str())).await? {
+            Some(_) => place.location(&container, id.as_str()),
+            None => Err(nowhere(id)),
+        }
+    }
+
+    async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {
+        let found = self.shared.place.find(at)?;
+        Ok(Arc::new(self.shared.describe(&found, at).await?))
+    }
+
+    async fn delete(&self, at: &Location) -> Result<()> {
+        let (shared, at) = (Arc::clone(&self.shared), at.clone());
+        let found = shared.place.find(&at)?;
+        // A task of its own: a dropped future must not leave segments behind.
+        tokio::spawn(async move { shared.delete(&found, &at).await }).await.map_err(stopped)?
+    }
+
+    fn list(&self) -> BoxStream<'_, Result<Entry>> {
+        let shared = &*self.shared;
+        shared
+            .containers()
+            .map_ok(move |container| {
+                stream::try_unfold((None::<String>, None::<String>), move |(after, hidden)| {
+                    let container = container.clone();
+                    async move { shared.page(&container, after, hidden).await }
+                })
+                .map_ok(|entries| stream::iter(entries.into_iter().map(Ok)))
+                .try_flatten()
+            })
+            .try_flatten()
+            .boxed()
+    }
+
+    async fn sweep(&self, age: Duration) -> Result<Swept> {
+        self.shared.sweep(age).await
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        self.shared.capacity().await
+    }
+
+    async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
+        let Some(key) = self.shared.config.temp_url_key.as_ref().filter(|_| self.shared.info.can.presign)
+        else {
+            return Err(Error::unsupported("temporary URLs: set `temp_url_key`"));
+        };
+        let found = self.shared.place.find(at)?;
+        self.shared.give_key(key).await?;
+        let object = self.shared.place.object(&found.name);
+        self.shared.client.temp_url(&found.container, &object, key, lifetime).await
+    }
+}
+
+/// Entries of a page of a list, with where the next one starts and what of it is hidden.
+type Page = (Vec<Entry>, (Option<String>, Option<String>));
+
+impl Shared {
+    /// The blobs of a page after `after`; what starts with `hidden` are segments in the same container.
+    async fn page(
+        &self,
+        container: &str,
+        after: Option<String>,
+        mut hidden: Option<String>,
+    ) -> Result<Option<Page>> {
+        let page = self.client.list(container, &self.place.prefix, after.as_deref()).await?;
+        let Some(last) = page.last().map(|listed| listed.name.clone()) else { return Ok(None) };
+        let mut entries = Vec::new();
+        for listed in page {
+            // What has no id for a name was not written by a store.
+            let Some(id) = self.place.id(&listed.name) else { continue };
+            if hidden.as_ref().is_some_and(|prefix| is_numbered(&listed.name, prefix)) {
+                continue;
+            }
+            let mut size = listed.size;
+            // A dynamic large object is listed as an empty one, a static one on Ceph with the size of its list.
+            if size == 0 || listed.etag == EMPTY {
+                let Some(head) = self.client.head(container, &listed.name).await? else { continue };
+                size = head.size;
+                if let Some((of, prefix)) = head.dynamic {
+                    hidden = Some(prefix).filter(|_| of == container);
+                }
+            }
+            entries.push(Entry::new(id.clone(), self.place.location(container, id.as_str())?, size));
+        }
+        Ok(Some((entries, (Some(last), hidden))))
+    }
+}
+
+/// Whether that is a segment as Glance names it: the prefix and a number.
+fn is_numbered(name: &str, prefix: &str) -> bool {
+    let number = name.strip_prefix(prefix).unwrap_or_default();
+    number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+pub(crate) struct SwiftDownload {
+    client: Client,
+    /// Container, object and entity tag.
+    blob: Arc<(String, String, Option<String>)>,
+    parts: Arc<Vec<Segment>>,
+    stat: Stat,
+    pieces: u64,
+    ahead: usize,
+}
+
+impl SwiftDownload {
+    /// What the blob is made of.
+    pub(crate) fn parts(&self) -> Arc<Vec<Segment>> {
+        Arc::clone(&self.parts)
+    }
+}
+
+impl fmt::Debug for SwiftDownload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SwiftDownload").field("blob", &self.blob).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Download for SwiftDownload {
+    fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
+        let (client, blob, parts) = (self.client.clone(), Arc::clone(&self.blob), Arc::clone(&self.parts));
+        // Tasks of their own, so that pieces come while the reader does something else.
+        let pieces =
+            stream::iter(Pieces::new(Arc::clone(&parts), range, self.pieces)).map(move |(part, piece)| {
+                let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
+                let get = async move {
+                    let part = &parts[part];
+                    match client.get_range(part, piece).await {
+                        Err(error) if error.kind() == ErrorKind::NotFound => {
+                            Err(why(&client, &blob, part, error).await)
+                        }
+                        outcome => outcome,
+                    }
+                };
+                let get = AbortOnDropHandle::new(tokio::spawn(get));
+                async move { get.await.map_err(stopped)? }
+            });
+        let chunks = pieces
+            .buffered(self.ahead)
+            .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
+            .try_flatten();
+        Ok(chunks.boxed())
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        None
+    }
+}
+
+/// What it means that a part is not what it was: the blob is gone, or it is damaged.
+async fn why(
+    client: &Client,
+    blob: &(String, String, Option<String>),
+    part: &Segment,
+    error: Error,
+) -> Error {
+    let (container, object, etag) = blob;
+    if (container, object) == (&part.container, &part.name) {
+        return error;
+    }
+    match again(|| client.head(container, object)).await {
+        Ok(Some(head)) if head.etag == *etag => {
+            let text = format!("segment {}/{} is missing or has changed", part.container, part.name);
+            Error::new(ErrorKind::Corrupt, text)
+                .with_hint("the blob is damaged for good: read another copy, and delete this one")
+        }
+        Ok(_) => error,
+        Err(error) => error,
+    }
+}
+
+/// Cuts a range of a blob into pieces, each within one of its parts, the first one short.
+struct Pieces {
+    parts: Arc<Vec<Segment>>,
+    part: usize,
+    /// Within the part.
+    at: u64,
+    left: u64,
+    size: u64,
+    first: bool,
+}
+
+impl Pieces {
+    fn new(parts: Arc<Vec<Segment>>, range: Range<u64>, size: u64) -> Self {
+        let (mut part, mut at) = (0, range.start);
+        while part < parts.len() && at >= parts[part].size {
+            at -= parts[part].size;
+            part += 1;
+        }
+        Self { parts, part, at, left: range.end - range.start, size, first: true }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = (usize, Range<u64>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.parts.get(self.part).is_some_and(|part| self.at >= part.size) {
+            self.part += 1;
+            self.at = 0;
+        }
+        let part = self.parts.get(self.part).filter(|_| self.left > 0)?;
+        let size = if self.first { self.size.min(FIRST_PIECE) } else { self.size };
+        let len = size.min(self.left).min(part.size - self.at);
+        let piece = self.at..self.at + len;
+        (self.at, self.left, self.first) = (piece.end, self.left - len, false);
+        Some((self.part, piece))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parts(sizes: &[u64]) -> Arc<Vec<Segment>> {
+        let part = |size: &u64| Segment {
+            container: "c".into(),
+            name: "n".into(),
+            etag: "e".into(),
+            size: *size,
+            is_list: false,
+        };
+        Arc::new(sizes.iter().map(part).collect())
+    }
+
+    fn listed(names: &[&str]) -> Vec<Listed> {
+        let listed =
+            |name: &&str| Listed { name: name.to_string(), size: 1, etag: String::new(), modified: 0 };
+        names.iter().map(listed).collect()
+    }
+
+    #[test]
+    fn a_gap_between_segments_is_found() {
+        assert!(check_numbers(&listed(&["a-00001", "a-00002"]), "a-").is_ok());
+        assert!(check_numbers(&listed(&["a-x", "a-y"]), "a-").is_ok());
+        assert!(check_numbers(&[], "a-").is_ok());
+        for names in [&["a-00002"][..], &["a-00001", "a-00003"]] {
+            assert_eq!(check_numbers(&listed(names), "a-").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn projects_become_an_acl() {
+        assert_eq!(acl(&["abc".into(), "*".into(), ".r:*".into(), "p:u".into()]), "abc:*,*:*,.r:*,p:u");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_the_range(
+            sizes in proptest::collection::vec(0u64..50, 0..8),
+            a in 0u64..400,
+            b in 0u64..400,
+            size in 1u64..60,
+        ) {
+            let total: u64 = sizes.iter().sum();
+            let (start, end) = (a.min(b).min(total), a.max(b).min(total));
+            let starts: Vec<u64> = sizes.iter().scan(0, |at, size| { *at += size; Some(*at - size) }).collect();
+            let mut at = start;
+            for (part, piece) in Pieces::new(parts(&sizes), start..end, size) {
+                prop_assert!(!piece.is_empty() && piece.end <= sizes[part] && piece.end - piece.start <= size);
+                prop_assert_eq!(starts[part] + piece.start, at);
+                at = starts[part] + piece.end;
+            }
+            prop_assert_eq!(at, end);
+        }
+    }
+}

@@ -1,0 +1,1055 @@
+//! The requests, one function each; what a server may answer against the rules is dealt with here.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
+use serde::Deserialize;
+use sha2::Sha256;
+use store_core::{Error, ErrorKind, Location, Meta, Result, Secret, file::blocking};
+
+use crate::{
+    SwiftConfig,
+    auth::{Access, Grant, Session, secret},
+    config::{Checksum, LargeObjects},
+    error::{answer, of_reqwest, swept},
+};
+
+/// Ties an object to its upload.
+const TOKEN: &str = "x-object-meta-imagestore-token";
+
+/// The metadata, in as many pieces as it takes.
+const META: &str = "x-object-meta-imagestore-meta-";
+
+/// Of the 256 bytes that Swift takes for each value.
+const META_PIECE: usize = 250;
+
+/// Swift takes 4096 bytes of names and values in all; the rest is for what others add.
+const META_ALL: usize = 3700;
+
+/// What is kept beside the object is at most this long.
+const MAX_SIDECAR: usize = 64 << 10;
+
+/// For a request that moves no image data.
+pub(crate) const CALL: Duration = Duration::from_secs(60);
+
+/// For the manifest of many segments, each of which the server looks at.
+const COMMIT: Duration = Duration::from_secs(900);
+
+/// For so many bytes, on a line of 100 kB/s and more.
+fn transfer(len: u64) -> Duration {
+    CALL + Duration::from_secs(len / 100_000)
+}
+
+/// How often a request is made before it is given up, with pauses in between.
+pub(crate) const ATTEMPTS: u32 = 5;
+
+/// Requests of one kind that are on their way at once.
+const AT_ONCE: usize = 16;
+
+/// Repeats what failed for a reason that may pass.
+pub(crate) async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
+    let mut failed = 0;
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
+                tracing::debug!(%error, "trying again");
+                failed += 1;
+                pause(failed).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// 100 ms, doubled with each failure, and up to as much again at random.
+pub(crate) async fn pause(failed: u32) {
+    let mut random = [0; 1];
+    // Without randomness the pause is merely the shortest one.
+    let _ = getrandom::fill(&mut random);
+    let base = Duration::from_millis(100 << failed.min(6));
+    tokio::time::sleep(base + base.mul_f64(f64::from(random[0]) / 255.0)).await;
+}
+
+/// One account.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    session: Session,
+    pub(crate) limits: Limits,
+}
+
+/// What the server allows, by its `/info`; Swift's defaults where it does not say.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_file_size: u64,
+    pub(crate) max_segments: usize,
+    /// Segments may be static large objects themselves.
+    pub(crate) nested: bool,
+    /// Large objects are dynamic ones.
+    pub(crate) dynamic: bool,
+    /// The answer to a long manifest may be awaited with blanks on the line.
+    pub(crate) heartbeat: bool,
+    /// `If-None-Match: *` keeps an object from being replaced. Ceph takes no notice of it.
+    pub(crate) conditional: bool,
+    /// How many objects one request deletes.
+    pub(crate) bulk: usize,
+    /// Temporary URLs with HMAC-SHA256.
+    pub(crate) temp_url: bool,
+    /// MD5s are sent with what is written.
+    pub(crate) checksum: bool,
+}
+
+/// An object, as a `HEAD` describes it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Object {
+    pub(crate) size: u64,
+    pub(crate) etag: Option<String>,
+    /// What ties it to its upload.
+    pub(crate) token: Option<String>,
+    pub(crate) meta: Option<Kept>,
+    pub(crate) is_static: bool,
+    /// The container and prefix of a dynamic large object's segments.
+    pub(crate) dynamic: Option<(String, String)>,
+}
+
+/// Where an object's metadata is.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    Here(Vec<u8>),
+    /// In an object of its own, for want of space.
+    Beside,
+}
+
+/// An object, as a list shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) etag: String,
+    /// Seconds since 1970 by the server's clock.
+    pub(crate) modified: i64,
+}
+
+/// A piece of a large object.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) container: String,
+    pub(crate) name: String,
+    pub(crate) etag: String,
+    pub(crate) size: u64,
+    /// It is a static large object itself.
+    pub(crate) is_list: bool,
+}
+
+/// What goes with a blob.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tags {
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Tags {
+    /// The headers of a blob, and whether its metadata found no room in them.
+    pub(crate) fn new(token: &str, meta: &Meta, expire: Option<Duration>) -> (Self, bool) {
+        let mut headers = vec![(TOKEN.to_owned(), token.to_owned())];
+        // Header values are plain ASCII; base64 costs a third and is the same everywhere.
+        let text = URL_SAFE_NO_PAD.encode(meta.to_json());
+        let beside = text.len() + text.len().div_ceil(META_PIECE) * META.len() > META_ALL;
+        match beside {
+            true => headers.push((format!("{META}00"), String::from("-"))),
+            false => {
+                let mut rest = text.as_str();
+                for number in 0.. {
+                    let (piece, more) = rest.split_at(rest.len().min(META_PIECE));
+                    headers.push((format!("{META}{number:02}"), piece.to_owned()));
+                    rest = more;
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(expire) = expire {
+            headers.push(("x-delete-after".to_owned(), expire.as_secs().to_string()));
+        }
+        (Self { headers }, beside)
+    }
+
+    fn on(&self, mut call: RequestBuilder) -> RequestBuilder {
+        for (name, value) in &self.headers {
+            call = call.header(name, value);
+        }
+        call
+    }
+}
+
+/// The metadata that headers hold.
+fn kept(headers: &HeaderMap) -> Option<Kept> {
+    let mut text = String::new();
+    for number in 0..100 {
+        let Some(piece) = headers.get(format!("{META}{number:02}")) else { break };
+        text.push_str(piece.to_str().unwrap_or("!"));
+    }
+    match text.as_str() {
+        "" => None,
+        "-" => Some(Kept::Beside),
+        // What cannot be decoded is damaged, and says so when it is parsed.
+        text => Some(Kept::Here(URL_SAFE_NO_PAD.decode(text).unwrap_or_default())),
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    header(headers, name).and_then(|text| text.trim().parse().ok())
+}
+
+fn etag(headers: &HeaderMap) -> Option<String> {
+    header(headers, "etag").map(|etag| etag.trim_matches('"').to_owned())
+}
+
+/// A body, whose length is said even if it is none: Swift wants it.
+fn with_body(call: RequestBuilder, bytes: &Bytes) -> RequestBuilder {
+    match bytes.is_empty() {
+        true => call.header("content-length", "0"),
+        false => call.body(bytes.clone()),
+    }
+}
+
+/// The path of an object, or of a container, behind the account's.
+fn path(container: &str, object: &str) -> String {
+    let parts = std::iter::once(container).chain(object.split('/').filter(|_| !object.is_empty()));
+    parts.map(|part| format!("/{}", Location::encode_segment(part))).collect()
+}
+
+impl Client {
+    /// Prepares a client and asks the server what it can do; fails if the credentials do not work.
+    pub(crate) async fn new(config: &SwiftConfig, access: Access) -> Result<Self> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .http1_only()
+            .user_agent(concat!("imagestore/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = access.ca_file.clone() {
+            let read = move || std::fs::read(file).map_err(|e| Error::from_io("cannot read `ca_file`", e));
+            let pem = blocking(read).await?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+            if certificates.is_empty() {
+                return Err(Error::new(ErrorKind::Invalid, "`ca_file` holds no certificates in PEM"));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let http = builder.build().map_err(|e| of_reqwest("prepare a client", e))?;
+        let session = Session::new(http.clone(), access);
+        let limits = Limits::new(config, &Info::default());
+        let mut client = Self { http, session, limits };
+        let info = again(|| client.info()).await?;
+        client.limits = Limits::new(config, &info);
+        Ok(client)
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        self.session.access()
+    }
+
+    /// Where the account is.
+    pub(crate) async fn storage(&self) -> Result<String> {
+        Ok(self.session.grant().await?.0.storage.clone())
+    }
+
+    /// Makes a request with a token, and with another one if the server does not take it.
+    async fn call(
+        &self,
+        what: &str,
+        method: Method,
+        path: impl AsRef<str> + Send,
+        limit: Duration,
+        build: impl Fn(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response> {
+        let mut grants = self.session.grant().await?;
+        let mut renewed = false;
+        loop {
+            let call = build(self.request(&grants, method.clone(), path.as_ref())?);
+            let reply = call.timeout(limit).send().await;
+            let reply = reply.map_err(|e| of_reqwest(what, e))?;
+            if reply.status().as_u16() != 401 || renewed {
+                return Ok(reply);
+            }
+            grants = self.session.renew(&grants).await?;
+            renewed = true;
+        }
+    }
+
+    fn request(
+        &self,
+        (own, service): &(Arc<Grant>, Option<Arc<Grant>>),
+        method: Method,
+        path: &str,
+    ) -> Result<RequestBuilder> {
+        let call = self.http.request(method, format!("{}{path}", own.storage));
+        let call = call.header("x-auth-token", secret(own.token.expose())?);
+        Ok(match service {
+            Some(service) => call.header("x-service-token", secret(service.token.expose())?),
+            None => call,
+        })
+    }
+
+    /// What the server can do; nothing where it does not say.
+    async fn info(&self) -> Result<Info> {
+        const WHAT: &str = "ask what the server can do";
+        let storage = self.storage().await?;
+        let root = storage.rsplit_once("/v1").map_or(storage.as_str(), |(root, _)| root);
+        let reply = self.http.get(format!("{root}/info")).timeout(CALL).send().await;
+        let reply = reply.map_err(|e| of_reqwest(WHAT, e))?;
+        match reply.status().as_u16() {
+            200 => {
+                let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+                Ok(serde_json::from_slice(&text).unwrap_or_default())
+            }
+            500.. => Err(fail(WHAT, reply).await),
+            // An operator may have it turned off.
+            _ => Ok(Info::default()),
+        }
+    }
+
+    /// The headers of a container, if there is one, or of the account.
+    pub(crate) async fn head_container(&self, container: &str) -> Result<Option<HeaderMap>> {
+        const WHAT: &str = "look at the container";
+        let path = if container.is_empty() { String::new() } else { path(container, "") };
+        let reply = self.call(WHAT, Method::HEAD, &path, CALL, |call| call).await?;
+        match reply.status().as_u16() {
+            200..300 => Ok(Some(reply.headers().clone())),
+            404 => Ok(None),
+            _ => Err(fail(WHAT, reply).await),
+        }
+    }
+
+    /// Creates a container, if it is missing, or changes its headers or those of the account.
+    pub(crate) async fn put_container(
+        &self,
+        method: Method,
+        container: &str,
+        headers: &[(&str, String)],
+    ) -> Result<()> {
+        const WHAT: &str = "set up the container or the account";
+        let path = if container.is_empty() { String::new() } else { path(container, "") };
+        let reply = self.call(WHAT, method, path, CALL, |call| {
+            let mut call = with_body(call, &Bytes::new());
+            for (name, value) in headers {
+                call = match secret(value) {
+                    Ok(value) => call.header(*name, value),
+                    Err(_) => call.header(*name, value),
+                };
+            }
+            call
+        });
+        done(WHAT, reply.await?).await.map(drop)
+    }
+
+    /// Removes a container, unless something is in it.
+    pub(crate) async fn delete_container(&self, container: &str) -> Result<()> {
+        const WHAT: &str = "delete the container";
+        let reply = self.call(WHAT, Method::DELETE, &path(container, ""), CALL, |call| call).await?;
+        match reply.status().as_u16() {
+            404 | 409 => Ok(()),
+            _ => done(WHAT, reply).await.map(drop),
+        }
+    }
+
+    /// Describes an object, or says that there is none.
+    pub(crate) async fn head(&self, container: &str, object: &str) -> Result<Option<Object>> {
+        const WHAT: &str = "look at an object";
+        let reply = self.call(WHAT, Method::HEAD, &path(container, object), CALL, |call| call).await?;
+        match reply.status().as_u16() {
+            200..300 => {}
+            404 => return Ok(None),
+            _ => return Err(fail(WHAT, reply).await),
+        }
+        let headers = reply.headers();
+        let truth = |name: &str| header(headers, name).is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let dynamic = header(headers, "x-object-manifest").map(|text| {
+            let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+            let (container, prefix) = text.trim_start_matches('/').split_once('/').unwrap_or((&text, ""));
+            (container.to_owned(), prefix.to_owned())
+        });
+        let size = number(headers, "content-length");
+        Ok(Some(Object {
+            size: size.ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "the server does not say how long an object is")
+            })?,
+            etag: etag(headers),
+            token: header(headers, TOKEN).map(str::to_owned),
+            meta: kept(headers),
+            is_static: truth("x-static-large-object"),
+            dynamic,
+        }))
+    }
+
+    /// Reads a small object, or says that there is none.
+    pub(crate) async fn get(&self, container: &str, object: &str) -> Result<Option<Bytes>> {
+        const WHAT: &str = "read the metadata of a blob";
+        let reply = self.call(WHAT, Method::GET, path(container, object), CALL, |call| call).await?;
+        if reply.status().as_u16() == 404 {
+            return Ok(None);
+        }
+        let reply = done(WHAT, reply).await?;
+        match limited(WHAT, reply, MAX_SIDECAR).await? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(Error::new(ErrorKind::Corrupt, "the blob's stored metadata is far too long")),
+        }
+    }
+
+    /// The segments of a static large object; `None` if they are more than plain objects.
+    pub(crate) async fn manifest(&self, container: &str, object: &str) -> Result<Option<Vec<Segment>>> {
+        const WHAT: &str = "read the list of a blob's segments";
+        let path = format!("{}?multipart-manifest=get", path(container, object));
+        let reply = done(WHAT, self.call(WHAT, Method::GET, &path, CALL, |call| call).await?).await?;
+        let Some(text) = limited(WHAT, reply, 16 << 20).await? else { return Ok(None) };
+        Ok(segments(&text))
+    }
+
+    /// Reads `range` of the object that has `etag`, exactly, as the pieces that the network gives. What breaks after
+    /// some bytes is gone on with, so that in the end the server names what is wrong.
+    pub(crate) async fn get_range(&self, of: &Segment, range: Range<u64>) -> Result<Vec<Bytes>> {
+        let mut pieces = Vec::new();
+        let mut rest = range;
+        loop {
+            let before = rest.start;
+            match self.get_some(of, &mut rest, &mut pieces).await {
+                Ok(()) if rest.is_empty() => return Ok(pieces),
+                Err(error) if !error.is_retryable() || rest.start == before => return Err(error),
+                _ if rest.start == before => {
+                    return Err(Error::new(ErrorKind::Unavailable, "the server's answer ends early"));
+                }
+                _ => tracing::debug!(at = rest.start, "going on with a read"),
+            }
+        }
+    }
+
+    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, pieces: &mut Vec<Bytes>) -> Result<()> {
+        const WHAT: &str = "read a blob";
+        let (start, end) = (rest.start, rest.end);
+        let limit = transfer(end - start);
+        let reply = self.call(WHAT, Method::GET, path(&of.container, &of.name), limit, |call| {
+            let call = match of.etag.is_empty() {
+                true => call,
+                false => call.header("if-match", format!("\"{}\"", of.etag)),
+            };
+            match start == 0 && end == of.size {
+                true => call,
+                false => call.header("range", format!("bytes={start}-{}", end - 1)),
+            }
+        });
+        let reply = reply.await?;
+        let mut skip = match reply.status().as_u16() {
+            206 if first_byte(reply.headers()) != Some(start) => return Err(other_range()),
+            206 => 0,
+            // All of it, whether it was asked for or not.
+            200 => start,
+            404 | 412 => return Err(changed()),
+            // A segment of a static large object is missing or is another one.
+            409 => {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "a segment of the blob is missing or has changed",
+                )
+                .with_hint(DAMAGED));
+            }
+            416 => {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "the object is shorter than it said").with_hint(DAMAGED)
+                );
+            }
+            _ => return Err(fail(WHAT, reply).await),
+        };
+        let mut body = reply.bytes_stream();
+        while rest.start < end
+            && let Some(bytes) = body.next().await
+        {
+            let mut bytes = bytes.map_err(|e| of_reqwest(WHAT, e))?;
+            let skipped = skip.min(bytes.len() as u64);
+            skip -= skipped;
+            drop(bytes.split_to(skipped as usize));
+            bytes.truncate((end - rest.start) as usize);
+            rest.start += bytes.len() as u64;
+            if !bytes.is_empty() {
+                pieces.push(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an object of the store's own, or a segment, and gives its entity tag.
+    pub(crate) async fn put(
+        &self,
+        container: &str,
+        object: &str,
+        bytes: Bytes,
+        md5: Option<&str>,
+    ) -> Result<String> {
+        const WHAT: &str = "write a segment";
+        let limit = transfer(bytes.len() as u64);
+        let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
+            let call = with_body(call.header("content-type", "application/octet-stream"), &bytes);
+            match md5 {
+                Some(md5) => call.header("etag", md5),
+                None => call,
+            }
+        });
+        let reply = done(WHAT, reply.await?).await?;
+        stored(WHAT, &reply, md5)
+    }
+
+    /// Writes a whole blob, or the manifest of a dynamic large object, if the name is free.
+    pub(crate) async fn put_blob(
+        &self,
+        container: &str,
+        object: &str,
+        bytes: Bytes,
+        md5: Option<&str>,
+        tags: &Tags,
+        dynamic: Option<&str>,
+    ) -> Result<()> {
+        const WHAT: &str = "write a blob";
+        let limit = transfer(bytes.len() as u64);
+        let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
+            let call = call.header("if-none-match", "*").header("content-type", "application/octet-stream");
+            let call = with_body(tags.on(call), &bytes);
+            match (dynamic, md5) {
+                // Ceph refuses an entity tag here.
+                (Some(prefix), _) => call.header("x-object-manifest", prefix),
+                (None, Some(md5)) => call.header("etag", md5),
+                (None, None) => call,
+            }
+        });
+        let reply = done(WHAT, reply.await?).await?;
+        match dynamic {
+            Some(_) => Ok(()),
+            None => stored(WHAT, &reply, md5).map(drop),
+        }
+    }
+
+    /// Writes the manifest of a static large object, if the name is free, and gives the object's entity tag.
+    pub(crate) async fn put_manifest(
+        &self,
+        container: &str,
+        object: &str,
+        segments: &[Segment],
+        tags: Option<&Tags>,
+    ) -> Result<String> {
+        const WHAT: &str = "write the list of a blob's segments";
+        let list: Vec<_> = segments
+            .iter()
+            .map(|s| {
+                let path = format!("/{}/{}", s.container, s.name);
+                serde_json::json!({ "path": path, "etag": s.etag, "size_bytes": s.size })
+            })
+            .collect();
+        let body = Bytes::from(serde_json::to_vec(&list).unwrap_or_default());
+        let heartbeat = self.limits.heartbeat && segments.len() > 20;
+        let beat = if heartbeat { "&heartbeat=on" } else { "" };
+        let path = format!("{}?multipart-manifest=put{beat}", path(container, object));
+        let reply = self.call(WHAT, Method::PUT, &path, COMMIT, |call| {
+            let call = call.header("accept", "application/json").body(body.clone());
+            let call = call.header("content-type", "application/octet-stream");
+            match tags {
+                Some(tags) => tags.on(call.header("if-none-match", "*")),
+                None => call,
+            }
+        });
+        let reply = reply.await?;
+        let status = reply.status().as_u16();
+        if status == 400 || status == 202 || (status == 200 && heartbeat) {
+            let transaction = header(reply.headers(), "x-trans-id").map(str::to_owned);
+            let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+            return outcome(WHAT, status, transaction.as_deref(), &text);
+        }
+        let reply = done(WHAT, reply).await?;
+        Ok(etag(reply.headers()).unwrap_or_default())
+    }
+
+    /// Copies an object within the account, without its metadata, and gives the entity tag of the copy.
+    ///
+    /// Without conditions: Swift applies them to the original and to the copy.
+    pub(crate) async fn copy(&self, from: &Segment, container: &str, object: &str) -> Result<String> {
+        const WHAT: &str = "copy an object";
+        let source = path(&from.container, &from.name);
+        let reply = self.call(WHAT, Method::PUT, path(container, object), transfer(from.size), |call| {
+            let call = with_body(call.header("x-copy-from", &source), &Bytes::new());
+            call.header("x-fresh-metadata", "true")
+        });
+        let reply = reply.await?;
+        match reply.status().as_u16() {
+            404 => Err(Error::new(ErrorKind::NotFound, "the blob was deleted while it was copied")),
+            _ => Ok(etag(done(WHAT, reply).await?.headers()).unwrap_or_default()),
+        }
+    }
+
+    /// The URL under which whoever holds it can read an object until then.
+    pub(crate) async fn temp_url(
+        &self,
+        container: &str,
+        object: &str,
+        key: &Secret,
+        lifetime: Duration,
+    ) -> Result<Secret> {
+        let storage = self.storage().await?;
+        let (scheme, rest) = storage.split_once("://").unwrap_or(("http", &storage));
+        let (host, account) = rest.split_once('/').unwrap_or((rest, ""));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires = now.saturating_add(lifetime).as_secs();
+        // What is signed is the path as it is, not as it is written.
+        let account = percent_encoding::percent_decode_str(account).decode_utf8_lossy();
+        let signed = format!("GET\n{expires}\n/{account}/{container}/{object}");
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())
+            .map_err(|_| Error::new(ErrorKind::Invalid, "`temp_url_key` is empty"))?;
+        mac.update(signed.as_bytes());
+        let signature = hex::encode(mac.finalize().into_bytes());
+        let path = path(container, object);
+        let account = account.split('/').map(Location::encode_segment).collect::<Vec<_>>().join("/");
+        Ok(Secret::new(format!(
+            "{scheme}://{host}/{account}{path}?temp_url_sig={signature}&temp_url_expires={expires}"
+        )))
+    }
+
+    /// Removes an object, and says whether there was one.
+    pub(crate) async fn delete(&self, container: &str, object: &str) -> Result<bool> {
+        const WHAT: &str = "delete an object";
+        let reply = self.call(WHAT, Method::DELETE, &path(container, object), CALL, |call| call).await?;
+        match reply.status().as_u16() {
+            404 => Ok(false),
+            _ => done(WHAT, reply).await.map(|_| true),
+        }
+    }
+
+    /// Removes a static large object with its segments, which may be anywhere in the account.
+    pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
+        const WHAT: &str = "delete a blob with its segments";
+        let path = format!("{}?multipart-manifest=delete", path(container, object));
+        let reply =
+            self.call(WHAT, Method::DELETE, &path, COMMIT, |call| call.header("accept", "application/json"));
+        let reply = done(WHAT, reply.await?).await?;
+        let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+        outcome(WHAT, 200, None, &text).map(drop)
+    }
+
+    /// Removes objects, whether they are there or not: many at once where the server can.
+    pub(crate) async fn delete_all(&self, container: &str, names: &[String]) -> Result<()> {
+        if names.len() > 2 && self.limits.bulk > 0 {
+            for names in names.chunks(self.limits.bulk.min(1000)) {
+                match again(|| self.delete_many(container, names)).await {
+                    Ok(()) => {}
+                    // One by one tells which, and why.
+                    Err(_) => self.delete_each(container, names).await?,
+                }
+            }
+            return Ok(());
+        }
+        self.delete_each(container, names).await
+    }
+
+    async fn delete_each(&self, container: &str, names: &[String]) -> Result<()> {
+        let mut calls = stream::iter(names.to_vec())
+            .map(|name| async move { again(|| self.delete(container, &name)).await })
+            .buffer_unordered(AT_ONCE);
+        let mut outcome = Ok(());
+        while let Some(deleted) = calls.next().await {
+            outcome = outcome.and(deleted.map(drop));
+        }
+        outcome
+    }
+
+    async fn delete_many(&self, container: &str, names: &[String]) -> Result<()> {
+        const WHAT: &str = "delete objects";
+        let lines: Vec<String> = names.iter().map(|name| path(container, name)).collect();
+        let body = lines.join("\n");
+        let reply = self.call(WHAT, Method::POST, "?bulk-delete", COMMIT, |call| {
+            let call = call.header("accept", "application/json").header("content-type", "text/plain");
+            call.body(body.clone())
+        });
+        let reply = done(WHAT, reply.await?).await?;
+        let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+        outcome(WHAT, 200, None, &text).map(drop)
+    }
+
+    /// A page of a container's objects, or none if it is missing.
+    pub(crate) async fn list(
+        &self,
+        container: &str,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<Listed>> {
+        const WHAT: &str = "list objects";
+        let Some(text) = self.list_text(WHAT, &path(container, ""), prefix, after).await? else {
+            return Ok(Vec::new());
+        };
+        let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
+        Ok(rows.into_iter().filter_map(Row::listed).collect())
+    }
+
+    /// All of a prefix, which has no more than a large object's segments.
+    pub(crate) async fn list_all(&self, container: &str, prefix: &str) -> Result<Vec<Listed>> {
+        let mut all: Vec<Listed> = Vec::new();
+        loop {
+            let after = all.last().map(|listed| listed.name.clone());
+            let page = self.list(container, prefix, after.as_deref()).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// A page of the account's containers.
+    pub(crate) async fn list_containers(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>> {
+        const WHAT: &str = "list containers";
+        let Some(text) = self.list_text(WHAT, "", prefix, after).await? else { return Ok(Vec::new()) };
+        let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
+        Ok(rows.into_iter().map(|row| row.name).filter(|name| !name.is_empty()).collect())
+    }
+
+    async fn list_text(
+        &self,
+        what: &'static str,
+        path: &str,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Option<Bytes>> {
+        let marker = after.map(|after| format!("&marker={}", Location::encode_segment(after)));
+        let prefix = Location::encode_segment(prefix);
+        let path = format!("{path}?format=json&limit={PAGE}&prefix={prefix}{}", marker.unwrap_or_default());
+        let reply = self.call(what, Method::GET, &path, CALL, |call| call).await?;
+        match reply.status().as_u16() {
+            404 | 204 => Ok(None),
+            _ => {
+                let reply = done(what, reply).await?;
+                Ok(Some(reply.bytes().await.map_err(|e| of_reqwest(what, e))?))
+            }
+        }
+    }
+}
+
+/// Objects in one answer to a list: what one page takes is held in memory.
+const PAGE: usize = 1000;
+
+const DAMAGED: &str = "the blob is damaged for good: read another copy, and delete this one";
+
+/// The first byte that an answer says it has.
+fn first_byte(headers: &HeaderMap) -> Option<u64> {
+    let span = header(headers, "content-range")?.strip_prefix("bytes ")?;
+    span.split_once('-')?.0.trim().parse().ok()
+}
+
+fn other_range() -> Error {
+    Error::new(ErrorKind::Corrupt, "the server sent another range than it was asked for")
+}
+
+/// Not there any more, or not the same any more; the reader looks which.
+fn changed() -> Error {
+    Error::new(ErrorKind::NotFound, "the object was deleted or replaced since the blob was opened")
+        .with_hint("open it again")
+}
+
+fn not_swift(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, format!("cannot {what}: the answer is not of Swift's protocol"))
+        .with_hint("if it lasts, `auth_url` or `endpoint` leads to something else")
+}
+
+/// The answer, if it says that the request was carried out.
+async fn done(what: &str, reply: Response) -> Result<Response> {
+    match reply.status().is_success() {
+        true => Ok(reply),
+        false => Err(fail(what, reply).await),
+    }
+}
+
+/// What an answer says that is none to be glad of. Where the server says how long to wait, that is done here.
+async fn fail(what: &str, reply: Response) -> Error {
+    let status = reply.status().as_u16();
+    let headers = reply.headers();
+    let transaction = header(headers, "x-trans-id").or_else(|| header(headers, "x-openstack-request-id"));
+    let transaction = transaction.map(str::to_owned);
+    let wait = number(headers, "retry-after").filter(|_| [429, 498, 503].contains(&status));
+    let text = limited(what, reply, 4096).await.ok().flatten().unwrap_or_default();
+    if let Some(seconds) = wait {
+        tokio::time::sleep(Duration::from_secs(seconds.min(10))).await;
+    }
+    answer(what, status, transaction.as_deref(), &String::from_utf8_lossy(&text))
+}
+
+/// A body of at most so many bytes.
+async fn limited(what: &str, reply: Response, most: usize) -> Result<Option<Bytes>> {
+    let mut all = Vec::new();
+    let mut body = reply.bytes_stream();
+    while let Some(bytes) = body.next().await {
+        all.extend_from_slice(&bytes.map_err(|e| of_reqwest(what, e))?);
+        if all.len() > most {
+            return Ok(None);
+        }
+    }
+    Ok(Some(all.into()))
+}
+
+/// The entity tag of what was stored, if it is what was sent.
+fn stored(what: &str, reply: &Response, md5: Option<&str>) -> Result<String> {
+    let etag = etag(reply.headers()).unwrap_or_default();
+    match md5 {
+        Some(md5) if !etag.is_empty() && etag != md5 => {
+            let text = format!("cannot {what}: the server stored other bytes than it was sent");
+            Err(Error::new(ErrorKind::Unavailable, text).with_hint("the bytes were damaged on their way"))
+        }
+        _ => Ok(etag),
+    }
+}
+
+/// What the text of an answer says that has begun before the work was done, and so with a status that means nothing.
+fn outcome(what: &str, status: u16, transaction: Option<&str>, text: &[u8]) -> Result<String> {
+    let Ok(report) = serde_json::from_slice::<Report>(text) else {
+        return match status {
+            400 => Err(answer(what, status, transaction, &String::from_utf8_lossy(text))),
+            // Cut off before it was all said.
+            _ => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: the answer is cut off"))),
+        };
+    };
+    let said = report.status.split(' ').next().and_then(|said| said.parse().ok()).unwrap_or(status);
+    let gone = |error: &[String; 2]| error[1].starts_with("404");
+    if !report.errors.is_empty() && report.errors.iter().all(gone) && what.starts_with("write") {
+        return Err(swept());
+    }
+    let errors: BTreeSet<&str> = report.errors.iter().map(|error| error[1].as_str()).collect();
+    let errors = errors.into_iter().collect::<Vec<_>>().join(", ");
+    match said {
+        200..300 if report.errors.is_empty() => Ok(report.etag.trim_matches('"').to_owned()),
+        // Only a retry tells whether it lasts.
+        200..300 => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: {errors}"))),
+        400 if errors.contains("Mismatch") => {
+            let text = format!("cannot {what}: a segment is another one than was sent ({errors})");
+            Err(Error::new(ErrorKind::Corrupt, text)
+                .with_hint("something else writes to the container of segments"))
+        }
+        said => Err(answer(what, said, transaction, &format!("{} {errors}", report.body))),
+    }
+}
+
+#[derive(Deserialize)]
+struct Report {
+    #[serde(rename = "Response Status", default)]
+    status: String,
+    #[serde(rename = "Response Body", default)]
+    body: String,
+    #[serde(rename = "Etag", default)]
+    etag: String,
+    #[serde(rename = "Errors", default)]
+    errors: Vec<[String; 2]>,
+}
+
+/// The segments that a manifest lists, if all are whole objects.
+fn segments(text: &[u8]) -> Option<Vec<Segment>> {
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+        bytes: u64,
+        hash: String,
+        #[serde(default)]
+        range: Option<serde_json::Value>,
+        #[serde(default)]
+        data: Option<serde_json::Value>,
+        #[serde(default)]
+        sub_slo: bool,
+    }
+    let rows: Vec<Row> = serde_json::from_slice(text).ok()?;
+    let rows = rows.into_iter().map(|row| {
+        let (container, name) = row.name.strip_prefix('/')?.split_once('/')?;
+        let odd = |part: &str| [".", "..", ""].contains(&part);
+        let whole = row.range.is_none() && row.data.is_none();
+        let plain = whole && !odd(container) && !name.split('/').any(odd);
+        plain.then(|| Segment {
+            container: container.to_owned(),
+            name: name.to_owned(),
+            etag: row.hash.trim_matches('"').to_owned(),
+            size: row.bytes,
+            is_list: row.sub_slo,
+        })
+    });
+    rows.collect()
+}
+
+#[derive(Deserialize)]
+struct Row {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    hash: String,
+    #[serde(default)]
+    slo_etag: Option<String>,
+    #[serde(default)]
+    last_modified: String,
+}
+
+impl Row {
+    fn listed(self) -> Option<Listed> {
+        let time = self.last_modified.trim_end_matches('Z').parse::<jiff::civil::DateTime>();
+        let time = time.ok().and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok());
+        (!self.name.is_empty()).then(|| Listed {
+            name: self.name,
+            size: self.bytes,
+            etag: self.slo_etag.unwrap_or(self.hash).trim_matches('"').to_owned(),
+            modified: time.map_or(0, |time| time.timestamp().as_second()),
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    swift: Option<InfoSwift>,
+    slo: Option<InfoSlo>,
+    bulk_delete: Option<InfoBulk>,
+    tempurl: Option<InfoTempurl>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct InfoSwift {
+    max_file_size: Option<u64>,
+    /// Ceph does not say it.
+    max_meta_count: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct InfoSlo {
+    max_manifest_segments: Option<usize>,
+    yield_frequency: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct InfoBulk {
+    max_deletes_per_request: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct InfoTempurl {
+    allowed_digests: Vec<String>,
+}
+
+impl Limits {
+    fn new(config: &SwiftConfig, info: &Info) -> Self {
+        let slo = info.slo.as_ref();
+        let silent = info.swift.is_none() && slo.is_none();
+        Self {
+            max_file_size: info.swift.as_ref().and_then(|swift| swift.max_file_size).unwrap_or(5 << 30),
+            max_segments: slo.and_then(|slo| slo.max_manifest_segments).unwrap_or(1000).clamp(1, 1000),
+            // Swift alone beats while it looks at segments, and looks into those that are lists themselves.
+            nested: slo.is_some_and(|slo| slo.yield_frequency.is_some()),
+            heartbeat: slo.is_some_and(|slo| slo.yield_frequency.is_some()),
+            conditional: info.swift.as_ref().is_some_and(|swift| swift.max_meta_count.is_some()),
+            dynamic: match config.large_objects {
+                LargeObjects::Auto => slo.is_none() && !silent,
+                LargeObjects::Static => false,
+                LargeObjects::Dynamic => true,
+            },
+            bulk: match &info.bulk_delete {
+                Some(bulk) => bulk.max_deletes_per_request.unwrap_or(1000),
+                None => 0,
+            },
+            // Who does not say which digests it takes is too old for SHA-256.
+            temp_url: silent
+                || info.tempurl.as_ref().is_some_and(|t| t.allowed_digests.iter().any(|d| d == "sha256")),
+            checksum: config.checksum == Checksum::Md5,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_text_decides_where_the_status_cannot() {
+        let said = |text: &str| outcome("write x", 202, None, text.as_bytes());
+        let created = r#"  {"Response Status": "201 Created", "Etag": "\"abc\"", "Errors": []}"#;
+        assert_eq!(said(created).unwrap(), "abc");
+        for (text, kind) in [
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "404 Not Found"]]}"#,
+                ErrorKind::NotFound,
+            ),
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "Etag Mismatch"]]}"#,
+                ErrorKind::Corrupt,
+            ),
+            (r#"{"Response Status": "412 Precondition Failed", "Errors": []}"#, ErrorKind::AlreadyExists),
+            (r#"{"Response Status": "503 Service Unavailable", "Errors": []}"#, ErrorKind::Unavailable),
+            (r#"{"Response Status": "200 OK", "Errors": [["/c/a", "503 x"]]}"#, ErrorKind::Unavailable),
+            ("    ", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(said(text).unwrap_err().kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_of_more_than_whole_objects_is_left_to_the_server() {
+        let plain = r#"[{"name": "/s/a/0", "bytes": 3, "hash": "h"}, {"name": "/s/b", "bytes": 4, "hash": "g",
+            "sub_slo": true}]"#;
+        let found = segments(plain.as_bytes()).unwrap();
+        assert_eq!((found[0].container.as_str(), found[0].name.as_str(), found[1].size), ("s", "a/0", 4));
+        for odd in [
+            r#"[{"name": "/s/a", "bytes": 3, "hash": "h", "range": "0-1"}]"#,
+            r#"[{"name": "/s/../b", "bytes": 3, "hash": "h"}]"#,
+            r#"[{"data": "AAAA"}]"#,
+            "{}",
+        ] {
+            assert!(segments(odd.as_bytes()).is_none(), "{odd}");
+        }
+    }
+
+    fn headers(tags: &Tags) -> HeaderMap {
+        let pairs = tags.headers.iter().map(|(name, value)| {
+            (reqwest::header::HeaderName::try_from(name).unwrap(), value.parse().unwrap())
+        });
+        pairs.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn metadata_fits_and_comes_back(values in proptest::collection::vec("\\PC{0,40}", 0..20)) {
+            let mut meta = Meta::new(7);
+            meta.properties = values.into_iter().enumerate().map(|(n, v)| (n.to_string(), v)).collect();
+            let (tags, beside) = Tags::new("token", &meta, None);
+            let all: usize = tags.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+            prop_assert!(all < 4096 && tags.headers.iter().all(|(_, v)| v.len() <= 256));
+            match kept(&headers(&tags)) {
+                Some(Kept::Here(json)) => prop_assert_eq!(Meta::from_json(&json).unwrap(), meta),
+                Some(Kept::Beside) => prop_assert!(beside),
+                None => prop_assert!(false, "nothing is kept"),
+            }
+        }
+
+        #[test]
+        fn no_answer_makes_the_parsers_panic(text in "\\PC{0,200}", json in "[\\[\\]{}\",:a-zA-Z 0-9]{0,80}") {
+            for text in [text.as_bytes(), json.as_bytes()] {
+                let _ = (segments(text), outcome("x", 202, None, text));
+                let _ = serde_json::from_slice::<Vec<Row>>(text).map(|rows| rows.into_iter().map(Row::listed).count());
+            }
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! Where credentials come from: the store's settings, `clouds.yaml`, or the environment, as OpenStack's clients read them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use store_core::{Error, ErrorKind, Result, Secret};
+
+use crate::{
+    SwiftConfig,
+    auth::{Access, Identity, Named},
+    config::{AuthVersion, check_url},
+};
+
+/// Finds the credentials of a store. Without any in its settings, those of the environment count.
+pub(crate) fn find(config: &SwiftConfig, env: &dyn Fn(&str) -> Option<String>) -> Result<Access> {
+    let own = Given::of_config(config);
+    let cloud = config.cloud.clone().or_else(|| env("OS_CLOUD").filter(|_| own.is_empty()));
+    let given = match cloud {
+        Some(name) if own.is_empty() => Given::of_cloud(&name, config.clouds_file.as_deref(), env)?,
+        Some(_) => {
+            let text = "`cloud` names credentials, and the settings have others";
+            return Err(Error::new(ErrorKind::Invalid, text).with_hint("keep one of both"));
+        }
+        None if own.is_empty() => Given::of_env(env),
+        None => own,
+    };
+    given.access(config)
+}
+
+/// Credentials as they were written down, wherever that was.
+#[derive(Default)]
+struct Given {
+    auth_url: Option<String>,
+    v1: Option<bool>,
+    user: Named,
+    password: Option<Secret>,
+    project: Named,
+    app_id: Option<String>,
+    app_name: Option<String>,
+    app_secret: Option<Secret>,
+    token: Option<Secret>,
+    region: Option<String>,
+    interface: Option<String>,
+    endpoint: Option<String>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Given {
+    fn of_config(config: &SwiftConfig) -> Self {
+        Self {
+            auth_url: config.auth_url.clone(),
+            v1: match config.auth_version {
+                AuthVersion::Auto => None,
+                AuthVersion::V1 => Some(true),
+                AuthVersion::V3 => Some(false),
+            },
+            user: Named {
+                id: config.user_id.clone(),
+                name: config.user.clone(),
+                domain: config.user_domain.clone(),
+                domain_id: config.user_domain_id.clone(),
+            },
+            password: config.password.clone(),
+            project: Named {
+                id: config.project_id.clone(),
+                name: config.project.clone(),
+                domain: config.project_domain.clone(),
+                domain_id: config.project_domain_id.clone(),
+            },
+            app_id: config.application_credential_id.clone(),
+            app_name: config.application_credential_name.clone(),
+            app_secret: config.application_credential_secret.clone(),
+            token: config.token.clone(),
+            ..Self::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.auth_url.is_none()
+            && self.token.is_none()
+            && self.password.is_none()
+            && self.app_secret.is_none()
+            && self.user.name.is_none()
+            && self.user.id.is_none()
+    }
+
+    /// The variables that `openstack`, and `swift` with version 1, read.
+    fn of_env(env: &dyn Fn(&str) -> Option<String>) -> Self {
+        let get = |names: &[&str]| names.iter().find_map(|name| env(name).filter(|text| !text.is_empty()));
+        if let (Some(url), Some(user)) = (get(&["ST_AUTH"]), get(&["ST_USER"])) {
+            return Self {
+                auth_url: Some(url),
+                v1: Some(true),
+                user: Named { name: Some(user), ..Named::default() },
+                password: get(&["ST_KEY"]).map(Secret::new),
+                ca_file: get(&["OS_CACERT"]).map(Into::into),
+                ..Self::default()
+            };
+        }
+        let domain = || get(&["OS_DEFAULT_DOMAIN_NAME"]);
+        let domain_id = || get(&["OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"]);
+        let version = get(&["OS_IDENTITY_API_VERSION", "OS_AUTH_VERSION"]);
+        Self {
+            auth_url: get(&["OS_AUTH_URL"]),
+            v1: version.map(|version| version.starts_with('1')),
+            user: Named {
+                id: get(&["OS_USER_ID"]),
+                name: get(&["OS_USERNAME"]),
+                domain: get(&["OS_USER_DOMAIN_NAME"]).or_else(domain),
+                domain_id: get(&["OS_USER_DOMAIN_ID"]).or_else(domain_id),
+            },
+            password: get(&["OS_PASSWORD"]).map(Secret::new),
+            project: Named {
+                id: get(&["OS_PROJECT_ID", "OS_TENANT_ID"]),
+                name: get(&["OS_PROJECT_NAME", "OS_TENANT_NAME"]),
+                domain: get(&["OS_PROJECT_DOMAIN_NAME"]).or_else(domain),
+                domain_id: get(&["OS_PROJECT_DOMAIN_ID"]).or_else(domain_id),
+            },
+            app_id: get(&["OS_APPLICATION_CREDENTIAL_ID"]),
+            app_name: get(&["OS_APPLICATION_CREDENTIAL_NAME"]),
+            app_secret: get(&["OS_APPLICATION_CREDENTIAL_SECRET"]).map(Secret::new),
+            token: get(&["OS_AUTH_TOKEN"]).map(Secret::new).filter(|_| get(&["OS_STORAGE_URL"]).is_some()),
+            region: get(&["OS_REGION_NAME"]),
+            interface: get(&["OS_INTERFACE", "OS_ENDPOINT_TYPE"]),
+            endpoint: get(&["OS_STORAGE_URL"]),
+            ca_file: get(&["OS_CACERT"]).map(Into::into),
+        }
+    }
+
+    /// An entry of `clouds.yaml`, with what `secure.yaml` beside it adds.
+    fn of_cloud(name: &str, file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let path = match file {
+            Some(path) => path.to_owned(),
+            None => usual_place(env).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, format!("there is no clouds.yaml for `cloud` = {name:?}"))
+                    .with_hint("put it into ~/.config/openstack, or set `clouds_file`")
+            })?,
+        };
+        let missing = || {
+            Error::new(ErrorKind::Invalid, format!("{} has no cloud named {name:?}", path.display()))
+                .with_hint("`cloud` names an entry under `clouds:`")
+        };
+        let cloud = read(&path)?.clouds.remove(name).ok_or_else(missing)?;
+        let secure = path.with_file_name("secure.yaml");
+        let secret = match secure.exists() {
+            true => read(&secure)?.clouds.remove(name).unwrap_or_default(),
+            false => Cloud::default(),
+        };
+        Self::of_entries(cloud, secret)
+    }
+
+    fn of_entries(cloud: Cloud, secret: Cloud) -> Result<Self> {
+        if cloud.verify == Some(false) {
+            let text = "`verify: false` in clouds.yaml is not followed";
+            return Err(Error::new(ErrorKind::Invalid, text)
+                .with_hint("name the authority that signed the server's certificate in `cacert`"));
+        }
+        let version = cloud.identity_api_version.as_ref().map(Text::text);
+        let v1 = match cloud.auth_type.as_deref() {
+            Some(kind) => Some(kind.starts_with("v1")),
+            None => version.map(|version| version.starts_with('1')),
+        };
+        let a = cloud.auth;
+        let s = secret.auth;
+        let domain = a.domain_name.or(a.default_domain_name);
+        let domain_id = a.domain_id.or(a.default_domain);
+        Ok(Self {
+            auth_url: a.auth_url.or(s.auth_url),
+            v1,
+            user: Named {
+                id: s.user_id.or(a.user_id),
+                name: s.username.or(a.username),
+                domain: a.user_domain_name.or_else(|| domain.clone()),
+                domain_id: a.user_domain_id.or_else(|| domain_id.clone()),
+            },
+            password: s.password.or(a.password).map(|text| Secret::new(text.text())),
+            project: Named {
+                id: a.project_id.or(a.tenant_id),
+                name: a.project_name.or(a.tenant_name),
+                domain: a.project_domain_name.or(domain),
+                domain_id: a.project_domain_id.or(domain_id),
+            },
+            app_id: s.application_credential_id.or(a.application_credential_id),
+            app_name: s.application_credential_name.or(a.application_credential_name),
+            app_secret: s
+                .application_credential_secret
+                .or(a.application_credential_secret)
+                .map(|text| Secret::new(text.text())),
+            token: s.token.or(a.token).map(Secret::new),
+            region: cloud.region_name,
+            interface: cloud.interface.or(cloud.endpoint_type),
+            endpoint: cloud.object_store_endpoint_override,
+            ca_file: cloud.cacert.map(Into::into),
+        })
+    }
+
+    fn access(self, config: &SwiftConfig) -> Result<Access> {
+        let invalid = |text: &'static str| Error::new(ErrorKind::Invalid, text);
+        let endpoint = config.endpoint.clone().or(self.endpoint);
+        let url = self.auth_url.unwrap_or_default();
+        let identity = if let Some(token) = self.token {
+            if endpoint.is_none() {
+                return Err(invalid("a `token` says nothing of where Swift is: set `endpoint`"));
+            }
+            Identity::Token(token)
+        } else if url.is_empty() {
+            return Err(invalid("`auth_url` is missing")
+                .with_hint("set it, or `cloud`, or OS_CLOUD or OS_AUTH_URL in the environment"));
+        } else if let Some(secret) = self.app_secret {
+            let by_name = self.app_name.is_some() && !self.user.is_empty();
+            if self.app_id.is_none() && !by_name {
+                return Err(invalid("`application_credential_id` is missing, or a name and its user"));
+            }
+            Identity::Application { id: self.app_id, name: self.app_name, user: self.user, secret }
+        } else {
+            let password = self.password.ok_or_else(|| invalid("`password` is missing"))?;
+            if self.user.is_empty() {
+                return Err(invalid("`user` is missing, or `user_id`"));
+            }
+            match self.v1.unwrap_or_else(|| url.contains("/v1")) {
+                true => Identity::V1 {
+                    user: self.user.name.ok_or_else(|| invalid("version 1 knows users by name only"))?,
+                    key: password,
+                },
+                false if self.project.is_empty() => {
+                    return Err(invalid("`project` is missing, or `project_id`"));
+                }
+                false => Identity::Password { user: self.user, password, project: self.project },
+            }
+        };
+        if !url.is_empty() {
+            check_url("auth_url", &url)?;
+        }
+        if let Some(endpoint) = &endpoint {
+            check_url("endpoint", endpoint)?;
+        }
+        let service = config.service_user.as_ref().zip(config.service_password.clone());
+        let service = service.map(|(user, password)| Identity::Password {
+            user: Named { name: Some(user.clone()), ..Named::default() },
+            password,
+            project: Named {
+                name: Some(config.service_project.clone().unwrap_or_else(|| "service".to_owned())),
+                ..Named::default()
+            },
+        });
+        if service.is_some() && (url.is_empty() || matches!(identity, Identity::V1 { .. })) {
+            return Err(invalid("`service_user` needs Keystone at an `auth_url`"));
+        }
+        let interface = self.interface.as_deref().map(|text| text.trim_end_matches("URL").to_lowercase());
+        Ok(Access {
+            url,
+            identity,
+            service,
+            region: config.region.clone().or(self.region),
+            // The store's own setting counts where it is not the default.
+            interface: match config.interface.as_str() {
+                "public" => interface.unwrap_or_else(|| "public".to_owned()),
+                other => other.to_owned(),
+            },
+            service_type: config.service_type.clone(),
+            endpoint,
+            ca_file: config.ca_file.clone().or(self.ca_file),
+        })
+    }
+}
+
+fn usual_place(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    if let Some(path) = env("OS_CLIENT_CONFIG_FILE") {
+        return Some(path.into());
+    }
+    let home = env("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env("HOME").map(|home| Path::new(&home).join(".config")));
+    let mut folders = vec![PathBuf::from(".")];
+    folders.extend(home.map(|home| home.join("openstack")));
+    folders.push("/etc/openstack".into());
+    let files = folders.iter().flat_map(|folder| [folder.join("clouds.yaml"), folder.join("clouds.yml")]);
+    files.into_iter().find(|path| path.exists())
+}
+
+fn read(path: &Path) -> Result<Clouds> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::from_io(format_args!("cannot read {}", path.display()), e))
+        .map_err(|e| Error::new(ErrorKind::Invalid, e.message().to_owned()).with_source(e))?;
+    parse(&text).map_err(|()| {
+        // The parser's own words quote lines, which may hold a password.
+        Error::new(ErrorKind::Invalid, format!("{} is no clouds.yaml", path.display()))
+            .with_hint("it is YAML with an entry `clouds:`; `openstack configuration show` reads it too")
+    })
+}
+
+fn parse(text: &str) -> Result<Clouds, ()> {
+    serde_saphyr::from_str(text).map_err(drop)
+}
+
+#[derive(Default, Deserialize)]
+struct Clouds {
+    #[serde(default)]
+    clouds: BTreeMap<String, Cloud>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Cloud {
+    auth: Auth,
+    auth_type: Option<String>,
+    identity_api_version: Option<Text>,
+    region_name: Option<String>,
+    interface: Option<String>,
+    endpoint_type: Option<String>,
+    object_store_endpoint_override: Option<String>,
+    cacert: Option<String>,
+    verify: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    auth_url: Option<String>,
+    username: Option<String>,
+    user_id: Option<String>,
+    password: Option<Text>,
+    token: Option<String>,
+    project_name: Option<String>,
+    project_id: Option<String>,
+    tenant_name: Option<String>,
+    tenant_id: Option<String>,
+    domain_name: Option<String>,
+    domain_id: Option<String>,
+    default_domain: Option<String>,
+    default_domain_name: Option<String>,
+    user_domain_name: Option<String>,
+    user_domain_id: Option<String>,
+    project_domain_name: Option<String>,
+    project_domain_id: Option<String>,
+    application_credential_id: Option<String>,
+    application_credential_name: Option<String>,
+    application_credential_secret: Option<Text>,
+}
+
+/// Passwords and versions are often written without quotes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Quoted(String),
+    Whole(i64),
+    Fraction(f64),
+}
+
+impl Text {
+    fn text(&self) -> String {
+        match self {
+            Self::Quoted(text) => text.clone(),
+            Self::Whole(number) => number.to_string(),
+            Self::Fraction(number) => number.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLOUDS: &str = r#"
+clouds:
+  images:
+    auth:
+      auth_url: http://keystone:5000/v3
+      username: glance
+      project_name: images
+      user_domain_name: Default
+      project_domain_name: Default
+    region_name: RegionOne
+    interface: internalURL
+    identity_api_version: 3
+    cacert: /etc/ssl/cloud.pem
+  app:
+    auth_type: v3applicationcredential
+    auth:
+      auth_url: http://keystone:5000/v3
+      application_credential_id: abc
+      application_credential_secret: hunter2
+  old:
+    auth_type: v1password
+    auth: {auth_url: "http://swift/auth/v1.0", username: "images:glance", password: 123456}
+  careless:
+    verify: false
+    auth: {auth_url: "https://k/v3", username: u, password: p, project_name: x}
+"#;
+
+    fn config() -> SwiftConfig {
+        SwiftConfig::new("c")
+    }
+
+    #[test]
+    fn clouds_are_read_with_their_secrets_beside_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("clouds.yaml"), CLOUDS).unwrap();
+        let secure = "clouds: {images: {auth: {password: hunter3}}}";
+        std::fs::write(dir.path().join("secure.yaml"), secure).unwrap();
+        let path = dir.path().join("clouds.yaml").display().to_string();
+        let env = |name: &str| (name == "OS_CLIENT_CONFIG_FILE").then(|| path.clone());
+        let find = |cloud: &str| {
+            let mut config = config();
+            config.cloud = Some(cloud.to_owned());
+            super::find(&config, &env)
+        };
+        let images = find("images").unwrap();
+        assert_eq!((images.region.as_deref(), images.interface.as_str()), (Some("RegionOne"), "internal"));
+        assert_eq!(images.ca_file.as_deref(), Some(Path::new("/etc/ssl/cloud.pem")));
+        let Identity::Password { user, password, project } = &images.identity else { panic!("no password") };
+        assert_eq!((user.name.as_deref(), project.domain.as_deref()), (Some("glance"), Some("Default")));
+        assert_eq!(password.expose(), "hunter3");
+        assert!(matches!(find("app").unwrap().identity, Identity::Application { id: Some(_), .. }));
+        let Identity::V1 { key, .. } = find("old").unwrap().identity else { panic!("not version 1") };
+        assert_eq!(key.expose(), "123456");
+        for bad in ["careless", "missing"] {
+            assert_eq!(find(bad).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn the_environment_counts_where_nothing_else_is_set() {
+        let env = |name: &str| {
+            Some(match name {
+                "OS_AUTH_URL" => "http://keystone:5000/v3".to_owned(),
+                "OS_USERNAME" => "glance".to_owned(),
+                "OS_PASSWORD" => "hunter2".to_owned(),
+                "OS_TENANT_NAME" => "images".to_owned(),
+                "OS_ENDPOINT_TYPE" => "adminURL".to_owned(),
+                _ => return None,
+            })
+        };
+        let access = find(&config(), &env).unwrap();
+        assert_eq!(access.interface, "admin");
+        assert!(!format!("{access:?}").contains("hunter2"));
+        let mut own = config();
+        own.auth_url = Some("http://swift/auth/v1.0".to_owned());
+        assert!(find(&own, &env).unwrap_err().message().contains("`password`"));
+        let v1 = |name: &str| {
+            Some(match name {
+                "ST_AUTH" => "http://swift/auth/v1.0".to_owned(),
+                "ST_USER" => "images:glance".to_owned(),
+                "ST_KEY" => "hunter2".to_owned(),
+                _ => return None,
+            })
+        };
+        assert!(matches!(find(&config(), &v1).unwrap().identity, Identity::V1 { .. }));
+        assert!(find(&config(), &|_| None).unwrap_err().message().contains("`auth_url`"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let find = |change: &dyn Fn(&mut SwiftConfig)| {
+            let mut config = config();
+            config.auth_url = Some("http://keystone:5000/v3".to_owned());
+            change(&mut config);
+            super::find(&config, &|_| None).map(drop)
+        };
+        let secret = || Some(Secret::new("hunter2"));
+        for (named, change) in [
+            ("`password`", &(|c: &mut SwiftConfig| c.user = Some("u".into())) as &dyn Fn(&mut SwiftConfig)),
+            ("`user`", &|c| c.password = secret()),
+            ("`project`", &|c| (c.user, c.password) = (Some("u".into()), secret())),
+            ("`application_credential_id`", &|c| c.application_credential_secret = secret()),
+            ("`endpoint`", &|c| c.token = secret()),
+            ("`cloud`", &|c| (c.cloud, c.password) = (Some("x".into()), secret())),
+        ] {
+            let error = find(change).unwrap_err();
+            assert!(error.message().contains(named), "{named}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,80}", indent in "[ :\\-\\n{}\\[\\]a-z]{0,80}") {
+            let _ = (parse(&text), parse(&indent));
+        }
+    }
+}

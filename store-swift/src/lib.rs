@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+
+mod auth;
+mod backend;
+mod client;
+mod clouds;
+mod config;
+mod error;
+mod location;
+mod upload;
+
+pub use backend::SwiftBackend;
+pub use config::{AuthVersion, Checksum, Interface, LargeObjects, SwiftConfig};

@@ -1,0 +1,632 @@
+use std::{collections::VecDeque, fs::File, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes};
+use md5::{Digest, Md5};
+use store_core::{
+    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint, Upload,
+    buffer::{Buffer, Pool},
+    file::blocking,
+};
+use tokio::task::{JoinHandle, spawn};
+
+use crate::{
+    backend::{CHUNK, Shared},
+    client::{ATTEMPTS, Object, Segment, Tags, again, pause},
+    error::{stopped, swept, taken},
+};
+
+/// Commit point: the `PUT` of the manifest, or of all of a small blob, with `If-None-Match: *`.
+///
+/// The first segment is stored before any other is sent: it is what a sweep finds of a killed process, and without it
+/// no manifest can be written.
+pub(crate) struct SwiftUpload {
+    target: Arc<Target>,
+    /// Buffers of the size of the next segment.
+    pool: Pool,
+    /// The size of segments after the first, and how large they may become.
+    size: u64,
+    most: u64,
+    /// Segments grow as the upload does, since its length is not known.
+    grows: bool,
+    filling: Option<Buffer>,
+    /// Segments on their way, oldest first, with their lengths.
+    flying: VecDeque<(JoinHandle<Result<Segment>>, u64)>,
+    segments: Vec<Segment>,
+    /// Segments that are lists of segments, where there are too many for one.
+    groups: Vec<Segment>,
+    grouping: Option<JoinHandle<Result<Segment>>>,
+    started: usize,
+    committing: Option<JoinHandle<Result<()>>>,
+    cleaning: Option<JoinHandle<Result<()>>>,
+    over: bool,
+}
+
+/// Where an upload goes.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) store: Arc<Shared>,
+    pub(crate) id: BlobId,
+    pub(crate) container: String,
+    pub(crate) object: String,
+    /// Random; in the object's metadata and in the names of its segments.
+    pub(crate) token: String,
+    pub(crate) segments: String,
+    /// What the names of all that is staged start with.
+    pub(crate) staged: String,
+}
+
+/// With an unknown length, segments double each time after so many.
+const GROW_AFTER: usize = 200;
+
+/// How long segments on their way may take to end when an upload is given up. A request that was sent whole is carried
+/// out even if its connection is closed, and then must not be after the clean-up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl SwiftUpload {
+    /// Starts an upload; nothing is sent but a look whether the id is taken.
+    pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+        let target = Target::new(Arc::clone(&store), id)?;
+        let limits = &store.client.limits;
+        let most = largest(&store);
+        let size = store.config.segment_size.0.min(limits.max_file_size);
+        let wanted = hint.total.unwrap_or_default().div_ceil(limits.max_segments as u64);
+        let size = wanted.next_multiple_of(1 << 20).clamp(size, most.max(size));
+        if hint.total.is_some_and(|total| total > longest(&store, size)) {
+            return Err(too_long(&store));
+        }
+        if target.look().await?.is_some() {
+            return Err(taken(id.as_str()));
+        }
+        // A blob that is known to be short takes one request.
+        let first = match hint.total {
+            Some(total) if total <= size => total.max(1),
+            _ => size.min(CHUNK as u64),
+        };
+        let pool = store.pool(first);
+        Ok(Self {
+            target: Arc::new(target),
+            pool,
+            size,
+            most,
+            grows: hint.total.is_none(),
+            filling: None,
+            flying: VecDeque::new(),
+            segments: Vec::new(),
+            groups: Vec::new(),
+            grouping: None,
+            started: 0,
+            committing: None,
+            cleaning: None,
+            over: false,
+        })
+    }
+
+    async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.filling.as_ref().is_some_and(|buffer| buffer.room() == 0) {
+                self.send().await?;
+            }
+            if self.filling.is_none() {
+                self.make_room().await?;
+            }
+            let pool = &self.pool;
+            let buffer = self.filling.get_or_insert_with(|| pool.take());
+            let taken = buffer.fill(&bytes);
+            bytes.advance(taken);
+        }
+        Ok(())
+    }
+
+    /// Waits until one more segment fits into the window.
+    async fn make_room(&mut self) -> Result<()> {
+        let config = &self.target.store.config;
+        let (window, most) = (config.window.0, config.concurrency as usize);
+        let next = self.pool.size() as u64;
+        while self.flying.len() >= most
+            || self.flying.iter().map(|(_, len)| len).sum::<u64>().saturating_add(next) > window.max(next)
+        {
+            self.land().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest segment on its way.
+    async fn land(&mut self) -> Result<()> {
+        if self.segments.len() == self.target.store.client.limits.max_segments {
+            self.group().await?;
+        }
+        let Some((oldest, _)) = self.flying.front_mut() else { return Ok(()) };
+        let outcome = oldest.await;
+        self.flying.pop_front();
+        self.segments.push(outcome.map_err(stopped).flatten()?);
+        Ok(())
+    }
+
+    /// Makes one segment of all that have landed, a static large object itself.
+    async fn group(&mut self) -> Result<()> {
+        let limits = &self.target.store.client.limits;
+        if !limits.nested || limits.dynamic || self.groups.len() == limits.max_segments {
+            if limits.dynamic {
+                return Ok(());
+            }
+            return Err(too_long(&self.target.store));
+        }
+        let grouping = self.grouping.get_or_insert_with(|| {
+            let (target, segments) = (Arc::clone(&self.target), self.segments.clone());
+            let name = group_name(&target, self.groups.len());
+            spawn(async move {
+                let client = &target.store.client;
+                let write = || client.put_manifest(&target.segments, &name, &segments, None);
+                let etag = again(write).await?;
+                let size = segments.iter().map(|segment| segment.size).sum();
+                Ok(Segment {
+                    container: target.segments.clone(),
+                    name: name.clone(),
+                    etag,
+                    size,
+                    is_list: true,
+                })
+            })
+        });
+        let grouped = grouping.await;
+        self.grouping = None;
+        self.groups.push(grouped.map_err(stopped).flatten()?);
+        self.segments.clear();
+        Ok(())
+    }
+
+    /// Sends what is in the buffer as the next segment.
+    async fn send(&mut self) -> Result<()> {
+        let Some(buffer) = self.filling.take() else { return Ok(()) };
+        let (number, bytes) = (self.started, buffer.freeze());
+        self.started += 1;
+        let (target, len) = (Arc::clone(&self.target), bytes.len() as u64);
+        self.flying.push_back((spawn(async move { target.segment(number, bytes).await }), len));
+        if number == 0 {
+            self.land().await?;
+            self.pool = self.target.store.pool(self.size);
+        } else if self.grows && self.started.is_multiple_of(GROW_AFTER) && self.size * 2 <= self.most {
+            self.size *= 2;
+            self.pool = self.target.store.pool(self.size);
+        }
+        Ok(())
+    }
+
+    /// What a commit makes visible.
+    async fn body(&mut self) -> Result<Body> {
+        if self.started == 0 {
+            return Ok(Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()));
+        }
+        self.send().await?;
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        if self.groups.is_empty() {
+            return Ok(Body::Segments(std::mem::take(&mut self.segments)));
+        }
+        self.group().await?;
+        Ok(Body::Segments(self.groups.clone()))
+    }
+
+    /// Hands all that is under way to a task that removes it.
+    fn clean(&mut self) -> JoinHandle<Result<()>> {
+        let remains = Remains {
+            target: Arc::clone(&self.target),
+            flying: std::mem::take(&mut self.flying).into_iter().map(|(segment, _)| segment).collect(),
+            grouping: self.grouping.take(),
+            committing: self.committing.take(),
+            started: self.started,
+            groups: self.groups.len() + 1,
+        };
+        spawn(remains.remove())
+    }
+}
+
+#[async_trait]
+impl Upload for SwiftUpload {
+    async fn write(&mut self, chunk: Chunk) -> Result<()> {
+        for bytes in chunk.into_bytes() {
+            self.fill(bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
+        Ok(None)
+    }
+
+    /// Copies the segments, each within the server; a plain object becomes one.
+    async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
+        let store = Arc::clone(&self.target.store);
+        let found = store.place.find(from)?;
+        let parts = store.describe(&found, from).await?.parts();
+        if parts.iter().map(|part| part.size).sum::<u64>() != size {
+            return Err(Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened"));
+        }
+        if parts.iter().any(|part| part.is_list) && !store.client.limits.nested {
+            // Ceph would copy the list, and both blobs would lean on the same segments.
+            return Err(Error::unsupported(
+                "copying a large object that another program wrote, on this server",
+            ));
+        }
+        for part in parts.iter().filter(|part| part.size > 0) {
+            while self.flying.len() >= store.config.concurrency as usize {
+                self.land().await?;
+            }
+            let (target, part, number) = (Arc::clone(&self.target), part.clone(), self.started);
+            self.started += 1;
+            self.flying.push_back((spawn(async move { target.copy_segment(number, part).await }), 0));
+            if number == 0 {
+                self.land().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
+        let body = self.body().await?;
+        let (target, meta) = (Arc::clone(&self.target), meta.clone());
+        let committing = self.committing.insert(spawn(async move { target.commit(body, &meta).await }));
+        let outcome = committing.await.map_err(stopped).flatten();
+        // A failed one stays known: what became of it is looked up in the clean-up.
+        if outcome.is_err() {
+            self.committing = Some(spawn(std::future::ready(Ok(()))));
+        }
+        outcome?;
+        // No await from here on: a future dropped now would lose a blob that is there.
+        self.committing = None;
+        self.over = true;
+        self.target.location()
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        if self.cleaning.is_none() {
+            self.cleaning = Some(self.clean());
+        }
+        let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
+        let outcome = cleaning.await.map_err(stopped).flatten();
+        self.over = true;
+        outcome
+    }
+}
+
+impl Drop for SwiftUpload {
+    /// For a `begin` that was dropped, and for an abort that was given up: it goes on, and nobody waits for it.
+    fn drop(&mut self) {
+        if !self.over && self.cleaning.is_none() && tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.clean());
+        }
+    }
+}
+
+/// What a commit makes visible.
+pub(crate) enum Body {
+    /// Objects that are there.
+    Segments(Vec<Segment>),
+    /// All of a small blob.
+    Whole(Bytes),
+}
+
+fn segment_name(target: &Target, number: usize) -> String {
+    format!("{}{number:08}", target.staged)
+}
+
+fn group_name(target: &Target, number: usize) -> String {
+    format!("{}list-{number:08}", target.staged)
+}
+
+impl Target {
+    pub(crate) fn new(store: Arc<Shared>, id: &BlobId) -> Result<Self> {
+        let token = random_token()?;
+        let container = store.place.container(id.as_str());
+        Ok(Self {
+            id: id.clone(),
+            object: store.place.object(id.as_str()),
+            segments: store.place.segments(&container),
+            staged: store.place.staged(id.as_str(), &token),
+            container,
+            token,
+            store,
+        })
+    }
+
+    pub(crate) fn location(&self) -> Result<Location> {
+        self.store.place.location(&self.container, self.id.as_str())
+    }
+
+    /// What keeps the metadata that finds no room in headers.
+    fn sidecar(&self) -> String {
+        format!("{}meta", self.staged)
+    }
+
+    /// What a sweep writes before it takes an upload.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}swept", self.staged)
+    }
+
+    /// Stores one segment, however often it takes.
+    async fn segment(&self, number: usize, bytes: Bytes) -> Result<Segment> {
+        let name = segment_name(self, number);
+        let md5 = self.md5(&bytes).await?;
+        let size = bytes.len() as u64;
+        let client = &self.store.client;
+        let put = || client.put(&self.segments, &name, bytes.clone(), md5.as_deref());
+        let etag = match again(put).await {
+            // The container of segments is made when the first one comes.
+            Err(error) if error.kind() == ErrorKind::NotFound && number == 0 => {
+                self.store.create(&self.segments).await?;
+                again(put).await.map_err(|error| no_container(error, &self.segments))?
+            }
+            outcome => outcome.map_err(|error| no_container(error, &self.segments))?,
+        };
+        let etag = if etag.is_empty() { md5.unwrap_or_default() } else { etag };
+        Ok(Segment { container: self.segments.clone(), name, etag, size, is_list: false })
+    }
+
+    /// Has the server copy an object to where a segment belongs.
+    async fn copy_segment(&self, number: usize, from: Segment) -> Result<Segment> {
+        let name = segment_name(self, number);
+        let client = &self.store.client;
+        self.store.create(&self.segments).await?;
+        let etag = again(|| client.copy(&from, &self.segments, &name)).await?;
+        // What was a list of segments is one object now.
+        if !from.is_list && !etag.is_empty() && !from.etag.is_empty() && etag != from.etag {
+            let text = "the blob has changed while it was copied, or is damaged";
+            return Err(Error::new(ErrorKind::Corrupt, text).with_hint("verify it"));
+        }
+        Ok(Segment { container: self.segments.clone(), name, etag, size: from.size, is_list: false })
+    }
+
+    async fn md5(&self, bytes: &Bytes) -> Result<Option<String>> {
+        if !self.store.client.limits.checksum {
+            return Ok(None);
+        }
+        let bytes = bytes.clone();
+        blocking(move || Ok(Some(hex::encode(Md5::digest(&bytes))))).await
+    }
+
+    /// Makes the object, and looks whether it is there and this upload's.
+    pub(crate) async fn commit(&self, body: Body, meta: &Meta) -> Result<()> {
+        let (tags, beside) = Tags::new(&self.token, meta, self.store.config.expire.map(|span| span.0));
+        let client = &self.store.client;
+        if beside {
+            let json = Bytes::from(meta.to_json());
+            let sidecar = self.sidecar();
+            let put = || client.put(&self.segments, &sidecar, json.clone(), None);
+            if let Err(error) = again(put).await {
+                if error.kind() != ErrorKind::NotFound {
+                    return Err(error);
+                }
+                self.store.create(&self.segments).await?;
+                again(put).await?;
+            }
+        }
+        if self.store.place.many() || self.store.config.create_container {
+            self.store.create(&self.container).await?;
+        }
+        let dynamic = match (&body, client.limits.dynamic) {
+            (Body::Segments(_), true) => {
+                self.wait_for_list(meta.size).await?;
+                Some(self.list_prefix())
+            }
+            _ => None,
+        };
+        let md5 = match &body {
+            Body::Whole(bytes) => self.md5(bytes).await?,
+            _ => None,
+        };
+        self.publish(&body, md5.as_deref(), &tags, dynamic.as_deref()).await?;
+        if matches!(body, Body::Segments(_)) {
+            self.check_sweep(dynamic.is_some(), meta.size).await?;
+        }
+        self.check(meta.size, dynamic.is_some()).await
+    }
+
+    fn list_prefix(&self) -> String {
+        let parts = std::iter::once(self.segments.as_str()).chain(self.staged.split('/'));
+        parts.map(Location::encode_segment).collect::<Vec<_>>().join("/")
+    }
+
+    /// A dynamic large object is what the list of the container shows: a list that lags behind would cut it short.
+    async fn wait_for_list(&self, size: u64) -> Result<()> {
+        for failed in 1..=8 {
+            if self.listed().await? == size {
+                return Ok(());
+            }
+            pause(failed).await;
+        }
+        let text = "the container's list does not show all segments yet";
+        Err(Error::new(ErrorKind::Unavailable, text).with_hint("a container server is behind, or away"))
+    }
+
+    async fn listed(&self) -> Result<u64> {
+        let all = again(|| self.store.client.list_all(&self.segments, &self.staged)).await?;
+        Ok(all.iter().filter(|listed| is_segment(&listed.name)).map(|listed| listed.size).sum())
+    }
+
+    /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
+    async fn publish(
+        &self,
+        body: &Body,
+        md5: Option<&str>,
+        tags: &Tags,
+        dynamic: Option<&str>,
+    ) -> Result<()> {
+        let client = &self.store.client;
+        let (container, object) = (&self.container, &self.object);
+        let mut failed = 0;
+        loop {
+            // Where the server does not decide, the best that is left is to look just before.
+            if !client.limits.conditional
+                && let Some(ours) = self.look().await?
+            {
+                return if ours { Ok(()) } else { Err(taken(self.id.as_str())) };
+            }
+            let outcome = match body {
+                Body::Whole(bytes) => {
+                    client.put_blob(container, object, bytes.clone(), md5, tags, None).await
+                }
+                Body::Segments(_) if dynamic.is_some() => {
+                    client.put_blob(container, object, Bytes::new(), None, tags, dynamic).await
+                }
+                Body::Segments(segments) => {
+                    client.put_manifest(container, object, segments, Some(tags)).await.map(drop)
+                }
+            };
+            let Err(error) = outcome else { return Ok(()) };
+            tracing::debug!(%error, "looking what became of a commit");
+            match self.look().await? {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(taken(self.id.as_str())),
+                None if error.kind() == ErrorKind::NotFound => {
+                    // Swift names the segments that are missing, Ceph does not.
+                    let segments = matches!(body, Body::Segments(_));
+                    let there = segments && again(|| client.head_container(container)).await?.is_some();
+                    return Err(if there { swept() } else { no_container(error, container) });
+                }
+                // The one that was in the way is gone by now.
+                None if error.kind() == ErrorKind::AlreadyExists => {}
+                None if error.is_retryable() => {}
+                None => return Err(error),
+            }
+            failed += 1;
+            if failed == ATTEMPTS {
+                return Err(Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error));
+            }
+            pause(failed).await;
+        }
+    }
+
+    /// Whether there is an object, and if it is this upload's.
+    pub(crate) async fn look(&self) -> Result<Option<bool>> {
+        Ok(self.head().await?.map(|object| object.token.as_deref() == Some(&self.token)))
+    }
+
+    async fn head(&self) -> Result<Option<Object>> {
+        again(|| self.store.client.head(&self.container, &self.object)).await
+    }
+
+    /// A sweep may have begun to take the segments while the manifest was on its way: either it has seen the blob, or
+    /// its mark is there now.
+    async fn check_sweep(&self, dynamic: bool, size: u64) -> Result<()> {
+        let client = &self.store.client;
+        let mark = self.mark();
+        let marked = again(|| client.head(&self.segments, &mark)).await?.is_some();
+        match marked || (dynamic && self.listed().await? != size) {
+            true => Err(swept()),
+            false => Ok(()),
+        }
+    }
+
+    /// Trusts no status alone: two writers that come in the same moment may both be told that the name was free, and
+    /// then the later one stays.
+    async fn check(&self, size: u64, dynamic: bool) -> Result<()> {
+        match self.head().await {
+            Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(taken(self.id.as_str())),
+            Ok(Some(object)) if object.size != size && !dynamic => {
+                let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
+                Err(Error::new(ErrorKind::Corrupt, text)
+                    .with_hint("it does not speak Swift's protocol as this store does"))
+            }
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let text = "the server has no object where it confirmed one";
+                Err(Error::new(ErrorKind::Internal, text).with_hint("or something deleted it at once"))
+            }
+            // It was confirmed before the server went away.
+            Err(error) if error.is_retryable() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what is staged: so many segments and lists.
+    pub(crate) async fn remove_staged(&self, segments: usize, groups: usize) -> Result<()> {
+        let names = (0..segments).map(|number| segment_name(self, number));
+        let names = names.chain((0..groups).filter(|_| segments > 0).map(|number| group_name(self, number)));
+        let names: Vec<String> = names.chain([self.sidecar(), self.mark()]).collect();
+        // A name that is not there is deleted all the same: Swift then refuses what was sent before and comes later.
+        self.store.client.delete_all(&self.segments, &names).await
+    }
+}
+
+pub(crate) fn is_segment(name: &str) -> bool {
+    name.rsplit_once('/').is_some_and(|(_, last)| last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn no_container(error: Error, container: &str) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Invalid, format!("there is no container {container:?}"))
+            .with_hint("check `container`, or set `create_container = true` to have a missing one created"),
+        _ => error,
+    }
+}
+
+/// What an upload that is not wanted leaves.
+struct Remains {
+    target: Arc<Target>,
+    flying: Vec<JoinHandle<Result<Segment>>>,
+    grouping: Option<JoinHandle<Result<Segment>>>,
+    committing: Option<JoinHandle<Result<()>>>,
+    started: usize,
+    groups: usize,
+}
+
+impl Remains {
+    async fn remove(self) -> Result<()> {
+        let all = self.flying.into_iter().chain(self.grouping);
+        let until = tokio::time::Instant::now() + PATIENCE;
+        for mut task in all {
+            if tokio::time::timeout_at(until, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await; // Whatever it wrote goes away now.
+            }
+        }
+        let target = &self.target;
+        // It is not stopped: a request that was sent may be carried out later, and must not be after this.
+        if let Some(committing) = self.committing {
+            let _ = committing.await; // What counts is what is there.
+            if target.look().await? == Some(true) {
+                again(|| target.store.client.delete(&target.container, &target.object)).await?;
+            }
+            target.remove_staged(self.started, self.groups).await?;
+        } else if self.started > 0 {
+            target.remove_staged(self.started, self.groups).await?;
+        }
+        target.store.tidy(&target.container).await
+    }
+}
+
+/// The longest blob with segments of `size`.
+fn longest(store: &Shared, size: u64) -> u64 {
+    let most = store.client.limits.max_segments as u64;
+    let each = size.saturating_mul(most);
+    let lists = store.client.limits.nested && !store.client.limits.dynamic;
+    if lists { each.saturating_mul(most) } else { each }
+}
+
+/// The largest segment. Where lists of lists do without, they stay small enough for several at once.
+fn largest(store: &Shared) -> u64 {
+    let limits = &store.client.limits;
+    let share =
+        if limits.nested && !limits.dynamic { store.config.window.0 / 4 } else { store.config.window.0 };
+    share.max(store.config.segment_size.0).min(limits.max_file_size)
+}
+
+fn too_long(store: &Shared) -> Error {
+    let most = Size(longest(store, largest(store)));
+    Error::new(ErrorKind::Unsupported, "the image is too long for the segments that one object may have")
+        .with_hint(format!(
+            "segments are held in memory: with these settings, at most {most}; raise `window`"
+        ))
+}
+
+pub(crate) fn random_token() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the system has no random numbers: {e}")))?;
+    Ok(hex::encode(bytes))
+}
