@@ -696,7 +696,7 @@ pub(crate) struct Image {
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// The same, for an image whose watcher has to go before it is freed, which takes two messages.
-const SETTLED_WITH_WATCHER: Duration = Duration::from_millis(20);
+const SETTLED_WITH_WATCHER: Duration = Duration::from_millis(60);
 
 /// What comes of an operation: how many bytes, or an error; and the buffer.
 pub(crate) type Outcome<P> = (Result<usize>, P);
