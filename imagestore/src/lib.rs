@@ -20,6 +20,8 @@ pub use store_core::{
 /// ```
 pub fn registry() -> Registry {
     let registry = Registry::default().with::<MemoryConfig>();
+    #[cfg(feature = "ceph")]
+    let registry = registry.with::<store_ceph::CephConfig>();
     #[cfg(feature = "fs")]
     let registry = registry.with::<store_fs::FsConfig>();
     #[cfg(feature = "object")]

@@ -1,0 +1,767 @@
+//! One connection to a cluster, and what is done to images in several calls. Everything here blocks.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::sleep,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Deserialize;
+use store_core::{BlobId, Capacity, Error, ErrorKind, Location, Result, Swept};
+
+use crate::{
+    CephConfig,
+    config::InUse,
+    error::from_errno,
+    ffi::{Cluster, Errno, Image, Layout, Mode, NoCluster, Pool, Trashed, Which},
+    location::{Place, STAGED, Target, staged_id},
+};
+
+/// What librbd keeps names and ids of images in, and what it moves images to.
+const DIRECTORY: &str = "rbd_directory";
+const TRASH: &str = "rbd_trash";
+
+/// Attributes of an image's header object: it was swept while somebody had it open; it is to be removed from the trash.
+const SWEPT: &str = "imagestore.swept";
+const DELETED: &str = "imagestore.deleted";
+
+/// The key of a blob's metadata in its image's.
+pub(crate) const META: &str = "imagestore";
+
+/// Names that are listed at once.
+const PAGE: u64 = 256;
+
+/// How often, and with which pause, something is removed from a full pool: the flag lasts for seconds after there is room.
+const REMOVALS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The images of a store.
+pub(crate) struct Images {
+    pub(crate) place: Place,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) layout: Layout,
+    pub(crate) in_use: InUse,
+    cluster: Arc<Cluster>,
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)
+    }
+}
+
+impl Images {
+    pub(crate) fn connect(config: &CephConfig) -> Result<Self> {
+        let cluster = shared(config)?;
+        let namespace = config.namespace.clone().unwrap_or_default();
+        let pool = open_pool(&cluster, config, &namespace)?;
+        let fsid = cluster.fsid().map_err(|e| from_errno("ask the cluster for its id", e))?;
+        let place = Place { fsid, pool: config.pool.clone(), namespace, snapshot: config.snapshot.clone() };
+        let layout = Layout {
+            order: u8::try_from(config.object_size.0.trailing_zeros()).ok(),
+            features: config.features.as_ref().map(|all| all.iter().map(|feature| feature.bit()).sum()),
+            data_pool: config.data_pool.clone(),
+        };
+        let images = Self { place, pool: Arc::new(pool), layout, in_use: config.delete_in_use, cluster };
+        images.prepare()?;
+        Ok(images)
+    }
+
+    /// Finds out early whether the pool can be used. On a full one librbd cannot make its trash, and then removes nothing
+    /// (it says that there is no such image): see to it that there is one.
+    fn prepare(&self) -> Result<()> {
+        let wrong = |e| from_errno(format!("use the pool `{}`", self.place.pool), e);
+        self.pool.stat_object(DIRECTORY).map_err(wrong)?;
+        if self.pool.stat_object(TRASH).map_err(wrong)?.is_none()
+            && let Err(errno) = self.pool.empty_object(TRASH)
+        {
+            tracing::debug!(%errno, "the pool's trash could not be made beforehand");
+        }
+        Ok(())
+    }
+
+    /// The internal id of the image of a name, if there is one: what librbd itself looks up first.
+    pub(crate) fn id_of(&self, name: &str) -> Result<Option<String>> {
+        let object = self.pool.read_object(&format!("rbd_id.{name}"), 4096);
+        let object = object.map_err(|e| from_errno("look for the image", e))?;
+        Ok(object.and_then(|bytes| Fields(&bytes).text()).filter(|id| !id.is_empty()))
+    }
+
+    /// Opens exactly this to read it; `None` if it is not there.
+    pub(crate) fn open(&self, name: &str, snapshot: Option<&str>) -> Result<Option<Image>> {
+        match self.pool.open(Which::Name(name), snapshot, Mode::Read) {
+            Ok(image) => Ok(Some(image)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(from_errno("open the image", error)),
+        }
+    }
+
+    /// Opens what a location names to read it, and says at which snapshot; `None` if it is not there.
+    pub(crate) fn find(&self, target: &Target) -> Result<Option<(Image, Option<String>)>> {
+        let snapshot = target.snapshot.as_ref().unwrap_or(&self.place.snapshot);
+        if let Some(image) = self.open(&target.image, Some(snapshot))? {
+            return Ok(Some((image, Some(snapshot.clone()))));
+        }
+        match target.snapshot {
+            Some(_) => Ok(None),
+            // As `rbd import` leaves it.
+            None => Ok(self.open(&target.image, None)?.map(|image| (image, None))),
+        }
+    }
+
+    /// A page of the pool's images, names and ids, in the order of their names, from the one after `after` on.
+    pub(crate) fn page(&self, after: &str) -> Result<Vec<(String, String)>> {
+        let mut input = Vec::new();
+        push_text(&mut input, after);
+        input.extend(PAGE.to_le_bytes());
+        // Names are shorter than the 2 KiB that an object's may have.
+        match self.pool.call(DIRECTORY, "dir_list", &input, 1 << 20) {
+            Ok(answer) => pairs(&answer).ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "the pool's directory of images cannot be understood")
+            }),
+            Err(Errno::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(from_errno("list the images", error)),
+        }
+    }
+
+    /// Removes an image that is under way, with its snapshot; it is no error if it is not there.
+    pub(crate) fn discard(&self, name: &str) -> Result<()> {
+        match self.pool.open(Which::Name(name), None, Mode::Write) {
+            Ok(image) => {
+                let removed = self.remove_snapshot(&image);
+                let _ = image.close();
+                removed.map_err(|e| from_errno("remove the upload's snapshot", e))?;
+            }
+            // Or it is half made, and has only a name.
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(from_errno("open the upload", error)),
+        }
+        self.remove(name)
+    }
+
+    /// Removes an image without snapshots. What Ceph says about a full pool is not believed but looked into.
+    fn remove(&self, name: &str) -> Result<()> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            if tried > 1 {
+                // What is left of it takes no space, and there is room for the bookkeeping of its removal.
+                self.empty(Which::Name(name));
+                sleep(PAUSE);
+            }
+            let error = match self.pool.remove(name) {
+                Ok(()) => return Ok(()),
+                Err(Errno::ENOENT) if self.id_of(name)?.is_none() => return Ok(()),
+                Err(error) => error,
+            };
+            if !passes(error) || tried == REMOVALS {
+                return Err(from_errno("remove the image", error));
+            }
+        }
+    }
+
+    fn empty(&self, which: Which<'_>) {
+        if let Ok(image) = self.pool.open(which, None, Mode::Write) {
+            if let Err(errno) = image.resize(0) {
+                tracing::debug!(%errno, "an image that is to be removed could not be emptied first");
+            }
+            let _ = image.close();
+        }
+    }
+
+    fn remove_snapshot(&self, image: &Image) -> Result<(), Errno> {
+        let snapshot = &self.place.snapshot;
+        if !image.has_snapshot(snapshot)? {
+            return Ok(());
+        }
+        match image.unprotect(snapshot) {
+            // It was not protected.
+            Ok(()) | Err(Errno::EINVAL) => image.remove_snapshot(snapshot),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes an image away by way of the trash: its name goes in one step, and only what nobody uses is destroyed.
+    pub(crate) fn delete(&self, target: &Target, at: &Location) -> Result<()> {
+        let name = &target.image;
+        let Some(id) = self.id_of(name)? else { return Err(Error::not_found(at)) };
+        let (image, _) = self.find(target)?.ok_or_else(|| Error::not_found(at))?;
+        let used = self.used(&image);
+        drop(image);
+        if let Some(why) = used?.filter(|why| !self.may_trash(*why)) {
+            return Err(why.into_error());
+        }
+        match self.trash(name, &id) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Err(Error::not_found(at)),
+            Err(Errno::EBUSY) => return Err(Used::Open.into_error()),
+            // No room for the entry.
+            Err(Errno::EDQUOT | Errno::ENOSPC) => return self.discard(name),
+            Err(error) => return Err(from_errno("move the image to the trash", error)),
+        }
+        match self.purge(&id) {
+            Ok(None) => {}
+            Ok(Some(why)) if self.may_trash(why) => {}
+            Ok(Some(why)) => {
+                self.restore(&id, name)?;
+                return Err(why.into_error());
+            }
+            // Its name is gone, and so is the blob.
+            Err(error) => {
+                tracing::warn!(%error, "a deleted blob is still in the trash; sweep will remove it")
+            }
+        }
+        Ok(())
+    }
+
+    fn may_trash(&self, why: Used) -> bool {
+        self.in_use == InUse::Trash && why == Used::Cloned
+    }
+
+    /// Moves an image to the trash, marked as this store's to be removed.
+    fn trash(&self, name: &str, id: &str) -> Result<(), Errno> {
+        self.pool.set_attribute(&header(id), DELETED)?;
+        let moved = self.pool.trash_move(name);
+        if moved.is_err() {
+            let _ = self.pool.remove_attribute(&header(id), DELETED);
+        }
+        moved
+    }
+
+    fn restore(&self, id: &str, name: &str) -> Result<()> {
+        let _ = self.pool.remove_attribute(&header(id), DELETED);
+        self.pool.trash_restore(id, name).map_err(|e| from_errno("take the image back from the trash", e))
+    }
+
+    /// Destroys an image in the trash unless something uses it; then it says what.
+    fn purge(&self, id: &str) -> Result<Option<Used>> {
+        let open = |mode| self.pool.open(Which::Id(id), None, mode);
+        match open(Mode::Read) {
+            Ok(image) => {
+                let used = self.used(&image);
+                drop(image);
+                if let Some(why) = used? {
+                    return Ok(Some(why));
+                }
+                let image = open(Mode::Write).map_err(|e| from_errno("open the image in the trash", e))?;
+                let removed = self.remove_snapshot(&image);
+                let _ = image.close();
+                match removed {
+                    Ok(()) => {}
+                    Err(Errno::EBUSY) => return Ok(Some(Used::Cloned)),
+                    Err(error) => return Err(from_errno("remove the image's snapshot", error)),
+                }
+            }
+            // Somebody else has got that far.
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(from_errno("open the image in the trash", error)),
+        }
+        self.remove_trashed(id).map(|()| None)
+    }
+
+    /// As [`remove`](Self::remove), for an image in the trash.
+    fn remove_trashed(&self, id: &str) -> Result<()> {
+        let wrong = |e| from_errno("remove the image from the trash", e);
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            if tried > 1 {
+                self.empty(Which::Id(id));
+                sleep(PAUSE);
+            }
+            let error = match self.pool.trash_remove(id) {
+                Ok(()) => return Ok(()),
+                Err(Errno::ENOENT) if self.pool.stat_object(&header(id)).map_err(wrong)?.is_none() => {
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if !passes(error) || tried == REMOVALS {
+                return Err(wrong(error));
+            }
+        }
+    }
+
+    /// What keeps an image from being destroyed.
+    fn used(&self, image: &Image) -> Result<Option<Used>> {
+        let wrong = |e| from_errno("find out who uses the image", e);
+        let own = usize::from(image.has_snapshot(&self.place.snapshot).map_err(wrong)?);
+        if image.has_clones().map_err(wrong)? {
+            return Ok(Some(Used::Cloned));
+        }
+        if image.snapshots().map_err(wrong)? > own {
+            return Ok(Some(Used::Snapshots));
+        }
+        Ok(image.has_watchers().map_err(wrong)?.then_some(Used::Open))
+    }
+
+    /// The store's images in the trash.
+    pub(crate) fn trashed(&self) -> Result<Vec<Trashed>> {
+        let mut all = self.pool.trash().map_err(|e| from_errno("list the trash", e))?;
+        let mut outcome = Ok(());
+        all.retain(|entry| match self.pool.has_attribute(&header(&entry.id), DELETED) {
+            Ok(ours) => ours,
+            Err(error) => {
+                outcome = Err(from_errno("look at an image in the trash", error));
+                false
+            }
+        });
+        outcome.map(|()| all)
+    }
+
+    /// Removes what uploads left that nobody has written to for `age`, and from the trash what nobody uses any more.
+    pub(crate) fn sweep(&self, age: Duration) -> Result<Swept> {
+        let old = Old::new(age);
+        let mut swept = Swept::default();
+        // Names are in order: those of uploads are neighbours.
+        let mut after = STAGED.to_owned();
+        'pages: loop {
+            let page = self.page(&after)?;
+            let Some((last, _)) = page.last() else { break };
+            after.clone_from(last);
+            for (name, id) in &page {
+                if !name.starts_with(STAGED) {
+                    break 'pages;
+                }
+                if let Some(bytes) = self.sweep_upload(name, id, old)? {
+                    swept.uploads += 1;
+                    swept.bytes += bytes;
+                }
+            }
+        }
+        for entry in self.trashed()? {
+            if old.is(entry.at)
+                && let Some(why) = self.purge(&entry.id)?
+            {
+                tracing::debug!(image = entry.name, ?why, "an image in the trash is still in use");
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Removes an upload if it is old, and says how many bytes it held.
+    fn sweep_upload(&self, name: &str, id: &str, old: Old) -> Result<Option<u64>> {
+        let wrong = |e| from_errno("look at an upload", e);
+        let image = match self.pool.open(Which::Name(name), None, Mode::Read) {
+            Ok(image) => image,
+            Err(Errno::ENOENT) => return self.sweep_remains(name, id, old),
+            Err(error) => return Err(wrong(error)),
+        };
+        if !old.is(i64::try_from(image.touched().map_err(wrong)?.as_secs()).unwrap_or(i64::MAX)) {
+            return Ok(None);
+        }
+        let snapped = image.has_snapshot(&self.place.snapshot).map_err(wrong)?;
+        if snapped && self.finish_commit(name, id)? {
+            return Ok(None);
+        }
+        let bytes = held(&image).map_err(wrong)?;
+        let watched = image.has_watchers().map_err(wrong)?;
+        drop(image);
+        if !watched {
+            return self.discard(name).map(|()| Some(bytes));
+        }
+        // Its process lives, or died less than half a minute ago. It cannot be removed yet, but not be finished either.
+        let known = self.pool.has_attribute(&header(id), SWEPT).map_err(wrong)?;
+        if !known {
+            self.pool.set_attribute(&header(id), SWEPT).map_err(|e| from_errno("mark an upload", e))?;
+        }
+        Ok((!known).then_some(bytes))
+    }
+
+    /// Removes a name that no whole image belongs to: its process was killed while it made or removed the image.
+    fn sweep_remains(&self, name: &str, id: &str, old: Old) -> Result<Option<u64>> {
+        let time = self.pool.stat_object(&format!("rbd_id.{name}"));
+        match time.map_err(|e| from_errno("look at an upload", e))? {
+            Some(time) if !old.is(time) => return Ok(None),
+            Some(_) => {}
+            // Renamed meanwhile, or half way of it.
+            None => return self.finish_commit(name, id).map(|_| None),
+        }
+        if self.finish_commit(name, id)? {
+            return Ok(None);
+        }
+        self.remove(name).map(|()| Some(0))
+    }
+
+    /// A rename is three steps: the new name is taken, the directory is changed, the old name is given up. After the first
+    /// the blob is there. If its process was killed then, this takes the other steps, and says so.
+    fn finish_commit(&self, name: &str, id: &str) -> Result<bool> {
+        let Some(blob) = staged_id(name) else { return Ok(false) };
+        if self.id_of(blob.as_str())?.as_deref() != Some(id) {
+            return Ok(false);
+        }
+        let mut input = Vec::new();
+        [name, blob.as_str(), id].into_iter().for_each(|text| push_text(&mut input, text));
+        match self.pool.call(DIRECTORY, "dir_rename_image", &input, 64) {
+            // Somebody else has taken them.
+            Ok(_) | Err(Errno::ENOENT | Errno::EEXIST) => {}
+            Err(error) => return Err(from_errno("finish a commit that was cut short", error)),
+        }
+        match self.pool.remove_object(&format!("rbd_id.{name}")) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(from_errno("finish a commit that was cut short", error)),
+        }
+    }
+
+    /// Whether a sweep has marked this image.
+    pub(crate) fn is_swept(&self, id: &str) -> Result<bool> {
+        let marked = self.pool.has_attribute(&header(id), SWEPT);
+        marked.map_err(|e| from_errno("see whether the upload was swept", e))
+    }
+
+    /// Renames an image under way to its id: the commit. `Ok(false)` says that the id is taken.
+    pub(crate) fn publish(&self, name: &str, image: &str, id: &BlobId) -> Result<bool> {
+        let renamed = self.pool.rename(name, id.as_str());
+        // Whatever is said, the name tells whose it is: of rivals that come at the same time, librbd tells each that it has
+        // won, because it takes the rival's image for the result of its own first attempt.
+        match (renamed, self.id_of(id.as_str())?) {
+            (_, Some(found)) => Ok(found == image),
+            (Ok(()), None) => {
+                Err(Error::new(ErrorKind::Internal, "the image is not where it was renamed to")
+                    .with_hint("or something deleted it at once"))
+            }
+            (Err(Errno::ENOENT), None) => Err(crate::error::swept()),
+            (Err(error), None) => Err(from_errno("give the image its name", error)),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> Result<Capacity> {
+        let answer = self.cluster.mon_command(r#"{"prefix":"df","detail":"detail","format":"json"}"#);
+        let answer = answer.map_err(|e| from_errno("ask for the space left", e))?;
+        capacity(&answer, &self.place.pool).ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "the cluster does not say how much space is left")
+                .with_hint("its manager counts that: see `ceph mgr stat`")
+        })
+    }
+}
+
+/// What keeps an image from being destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Used {
+    Cloned,
+    Snapshots,
+    Open,
+}
+
+impl Used {
+    fn into_error(self) -> Error {
+        let (message, hint) = match self {
+            Self::Cloned => (
+                "the image has clones",
+                "delete or flatten them (`rbd children` lists them), or set `delete_in_use` = \"trash\"",
+            ),
+            Self::Snapshots => {
+                ("the image has snapshots of others", "remove them (`rbd snap ls` lists them)")
+            }
+            Self::Open => (
+                "another client has the image open",
+                "end it (`rbd status` shows it); half a minute after a client died it is forgotten",
+            ),
+        };
+        Error::new(ErrorKind::InUse, message).with_hint(hint)
+    }
+}
+
+/// Whether a removal that failed so may work when the pool is not full any more.
+fn passes(error: Errno) -> bool {
+    [Errno::ENOENT, Errno::ENOSPC, Errno::EDQUOT].contains(&error)
+}
+
+fn header(id: &str) -> String {
+    format!("rbd_header.{id}")
+}
+
+/// How many bytes are in an image's objects.
+fn held(image: &Image) -> Result<u64, Errno> {
+    let data = image.data(0..image.size()?, true)?;
+    Ok(data.into_iter().map(|range| range.end - range.start).sum())
+}
+
+/// What counts as old. Times are the cluster's, so that a wrong clock here shifts what is old.
+#[derive(Clone, Copy)]
+struct Old {
+    before: Option<i64>,
+}
+
+impl Old {
+    fn new(age: Duration) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
+        // No clock is needed to take everything.
+        Self { before: (!age.is_zero()).then_some(before) }
+    }
+
+    fn is(self, time: i64) -> bool {
+        self.before.is_none_or(|before| time <= before)
+    }
+}
+
+/// A text as Ceph encodes it: its length in 32 bits, little-endian, and its bytes.
+fn push_text(output: &mut Vec<u8>, text: &str) {
+    output.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+    output.extend(text.as_bytes());
+}
+
+/// What is left to decode.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn number(&mut self) -> Option<u32> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*number))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let len = usize::try_from(self.number()?).ok()?;
+        let (text, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        // Names that are no UTF-8 are none of ours; they keep their place.
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// A map of texts.
+fn pairs(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+    let mut fields = Fields(bytes);
+    let count = fields.number()?;
+    (0..count).map(|_| Some((fields.text()?, fields.text()?))).collect()
+}
+
+/// The space of a pool, from what `ceph df detail` says.
+fn capacity(json: &[u8], pool: &str) -> Option<Capacity> {
+    #[derive(Deserialize)]
+    struct Df {
+        pools: Vec<PoolDf>,
+    }
+    #[derive(Deserialize)]
+    struct PoolDf {
+        name: String,
+        stats: Stats,
+    }
+    #[derive(Deserialize)]
+    struct Stats {
+        #[serde(default)]
+        stored: u64,
+        #[serde(default)]
+        max_avail: u64,
+        /// 0 says that there is none.
+        #[serde(default)]
+        quota_bytes: u64,
+    }
+    let df: Df = serde_json::from_slice(json).ok()?;
+    let stats = df.pools.into_iter().find(|found| found.name == pool)?.stats;
+    let quota = match stats.quota_bytes {
+        0 => u64::MAX,
+        quota => quota.saturating_sub(stats.stored),
+    };
+    let free = stats.max_avail.min(quota);
+    Some(Capacity { total: stats.stored.saturating_add(free), free })
+}
+
+fn open_pool(cluster: &Arc<Cluster>, config: &CephConfig, namespace: &str) -> Result<Pool> {
+    let open = |namespace: &str| match cluster.pool(&config.pool, namespace) {
+        Err(Errno::ENOENT) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("there is no pool `{}`", config.pool),
+        )
+        .with_hint(
+            "check `pool`; `ceph osd pool create` and `rbd pool init` make one, with an administrator's key",
+        )),
+        opened => opened.map_err(|e| from_errno(format!("open the pool `{}`", config.pool), e)),
+    };
+    if namespace.is_empty() {
+        return open("");
+    }
+    let pool = open("")?;
+    let wrong = |e| from_errno(format!("look for the namespace `{namespace}`"), e);
+    if !pool.has_namespace(namespace).map_err(wrong)? {
+        if !config.create_namespace {
+            let message = format!("the pool `{}` has no namespace `{namespace}`", config.pool);
+            return Err(Error::new(ErrorKind::Invalid, message)
+                .with_hint("check `namespace`, or set `create_namespace = true` to have it made"));
+        }
+        match pool.create_namespace(namespace) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(from_errno(format!("create the namespace `{namespace}`"), error)),
+        }
+    }
+    open(namespace)
+}
+
+/// What connections are told apart by.
+#[derive(PartialEq, Eq)]
+struct Account {
+    user: String,
+    conf: Option<PathBuf>,
+    settings: Vec<(&'static str, String)>,
+}
+
+type Slot = Arc<Mutex<Option<Arc<Cluster>>>>;
+
+/// The connections of this process.
+static SLOTS: Mutex<Vec<(Account, Slot)>> = Mutex::new(Vec::new());
+
+/// Ends the connections that nobody uses any more, when the process ends: what their threads use is about to be destroyed.
+pub(crate) fn shut_down() {
+    let slots = std::mem::take(&mut *SLOTS.lock().unwrap_or_else(PoisonError::into_inner));
+    for (_, slot) in slots {
+        // One that is just being made is left alone.
+        let Ok(cluster) = slot.try_lock().map(|mut slot| slot.take()) else { continue };
+        if let Some(cluster) = cluster.and_then(Arc::into_inner) {
+            cluster.shut_down();
+        }
+    }
+}
+
+/// The connection for a configuration, since each costs a dozen threads and a handshake. It is kept for as long as the
+/// process lives.
+fn shared(config: &CephConfig) -> Result<Arc<Cluster>> {
+    let account = Account::of(config);
+    let slot = {
+        let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+        match slots.iter().find(|(known, _)| *known == account) {
+            Some((_, slot)) => Arc::clone(slot),
+            None => {
+                let slot = Slot::default();
+                slots.push((Account::of(config), Arc::clone(&slot)));
+                slot
+            }
+        }
+    };
+    // One that takes its time holds up only those who want the same.
+    let mut cluster = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(living) = &*cluster {
+        return Ok(Arc::clone(living));
+    }
+    let new = Arc::new(account.connect()?);
+    *cluster = Some(Arc::clone(&new));
+    Ok(new)
+}
+
+impl Account {
+    fn of(config: &CephConfig) -> Self {
+        let conf = config.conf.clone();
+        let conf =
+            conf.or_else(|| config.mon_host.is_none().then(|| Path::new("/etc/ceph/ceph.conf").into()));
+        let operation = config.operation_timeout.0.as_secs().to_string();
+        let mut settings = vec![
+            ("client_mount_timeout", config.connect_timeout.0.as_secs().to_string()),
+            ("rados_mon_op_timeout", operation.clone()),
+            ("rados_osd_op_timeout", operation),
+            // Whole requests are written once: a cache would only copy them.
+            ("rbd_cache", "false".to_owned()),
+            // A sweep knows a live upload by when it was written to. The default, a minute, is too coarse.
+            ("rbd_mtime_update_interval", "5".to_owned()),
+            // Transfers bound their memory themselves. At these limits a call would block an async thread.
+            ("objecter_inflight_op_bytes", (1u64 << 40).to_string()),
+            ("objecter_inflight_ops", (1 << 20).to_string()),
+        ];
+        let optional = [
+            ("mon_host", config.mon_host.clone()),
+            ("keyring", config.keyring.as_ref().map(|path| path.to_string_lossy().into_owned())),
+            ("key", config.key.as_ref().map(|key| key.expose().to_owned())),
+        ];
+        settings.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value?))));
+        Self { user: config.user.clone(), conf, settings }
+    }
+
+    fn connect(&self) -> Result<Cluster> {
+        let cluster = Cluster::new(&self.user).map_err(|why| match why {
+            NoCluster::Library(error) => {
+                Error::new(ErrorKind::Unsupported, "librbd, Ceph's library, cannot be loaded")
+                    .with_hint("install the package librbd1 (librbd.so.1 and librados.so.2)")
+                    .with_source(error)
+            }
+            NoCluster::Errno(error) => from_errno("make a client of Ceph", error),
+        })?;
+        if let Some(conf) = &self.conf {
+            cluster.read_conf(conf).map_err(|errno| {
+                let message = format!("cannot read the cluster's configuration {}: {errno}", conf.display());
+                Error::new(ErrorKind::Invalid, message)
+                    .with_hint("set `conf`, or `mon_host`")
+                    .with_source(errno)
+            })?;
+        }
+        for (key, value) in &self.settings {
+            // The value may be a secret.
+            cluster.set(key, value).map_err(|e| from_errno(format!("set Ceph's option {key}"), e))?;
+        }
+        cluster.connect().map_err(|errno| self.refused(&cluster, errno))?;
+        Ok(cluster)
+    }
+
+    fn refused(&self, cluster: &Cluster, errno: Errno) -> Error {
+        let user = &self.user;
+        let monitors = cluster.setting("mon_host").unwrap_or_default();
+        let (kind, message, hint) = match errno {
+            Errno::ENOENT | Errno::EDOM if monitors.is_empty() => (
+                ErrorKind::Invalid,
+                "no monitor of the cluster is known".to_owned(),
+                "set `mon_host`, or name a configuration file with it in `conf`",
+            ),
+            Errno::ENOENT | Errno::EDOM => (
+                ErrorKind::Denied,
+                format!("there is no key for the user `{user}`"),
+                "set `keyring` or `key`, and check that this process may read the file",
+            ),
+            Errno::EACCES | Errno::EPERM | Errno::EINVAL => (
+                ErrorKind::Denied,
+                format!("the cluster refuses the user `{user}` or its key"),
+                "compare the key with `ceph auth get`",
+            ),
+            Errno::ETIMEDOUT => (
+                ErrorKind::Unavailable,
+                format!("no monitor at {monitors} answers within `connect_timeout`"),
+                "check `mon_host`, the network, and `ceph -s` on a node of the cluster",
+            ),
+            other => return from_errno("connect to the cluster", other),
+        };
+        Error::new(kind, message).with_hint(hint).with_source(errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn space_is_what_the_quota_and_the_cluster_leave() {
+        let df = |stored: u64, quota: u64| {
+            let stats =
+                format!(r#"{{"stored":{stored},"max_avail":1000,"quota_bytes":{quota},"objects":3}}"#);
+            let json = format!(r#"{{"stats":{{}},"pools":[{{"name":"a","id":1,"stats":{stats}}}]}}"#);
+            capacity(json.as_bytes(), "a").map(|space| (space.total, space.free))
+        };
+        assert_eq!(df(50, 0), Some((1050, 1000)));
+        assert_eq!(df(50, 500), Some((500, 450)));
+        assert_eq!(df(600, 500), Some((600, 0)));
+        assert_eq!(capacity(br#"{"pools":[]}"#, "a"), None);
+        assert_eq!(capacity(b"{", "a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_page_of_the_directory_survives_its_encoding(map in proptest::collection::vec(("\\PC{0,20}", "\\PC{0,20}"), 0..10)) {
+            let mut bytes = u32::try_from(map.len()).unwrap().to_le_bytes().to_vec();
+            for (name, id) in &map {
+                push_text(&mut bytes, name);
+                push_text(&mut bytes, id);
+            }
+            prop_assert_eq!(pairs(&bytes), Some(map.clone()));
+            // Cut anywhere, it is no page.
+            if !map.is_empty() {
+                prop_assert_eq!(pairs(&bytes[..bytes.len() - 1]), None);
+            }
+        }
+
+        #[test]
+        fn no_answer_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = (pairs(&bytes), Fields(&bytes).text(), capacity(&bytes, "a"));
+        }
+    }
+}

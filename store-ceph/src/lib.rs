@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod client;
+mod config;
+mod error;
+mod ffi;
+mod location;
+mod upload;
+
+pub use backend::{CephBackend, TrashedBlob};
+pub use config::{CephConfig, CopyMode, Feature, InUse};

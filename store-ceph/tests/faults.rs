@@ -1,0 +1,654 @@
+//! What only Ceph does, for real: daemons that stop and die, quotas, permissions, killed writers, clones, other programs.
+//!
+//! The test starts itself again as the process that is killed, or that has no librbd.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    process::{Command, Stdio},
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use conformance_tests::{Fixture, is_required};
+use futures::{StreamExt, TryStreamExt, stream};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use store_ceph::{CephBackend, CephConfig, InUse};
+use store_core::{Backend, Error, ErrorKind, Expect, Location, Secret, Span, Store};
+
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod server;
+
+use server::{Server, signal, unique};
+
+const CHILD: &str = "STORE_CEPH_TEST_CHILD";
+
+/// For tests that do no harm to each other.
+static CALM: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("calm", &[]));
+
+type Outcome = Result<(), Failed>;
+
+fn main() {
+    if let Ok(task) = std::env::var(CHILD) {
+        return child(&task);
+    }
+    type Test = (&'static str, fn() -> Outcome);
+    let tests: [Test; 17] = [
+        ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
+        ("an_upload_outlives_the_death_of_the_osd", killed_osd),
+        ("a_cluster_without_monitor_is_unavailable", no_monitor),
+        ("a_quota_reached_in_mid_upload_is_no_space_and_leaves_nothing", quota),
+        ("a_wrong_key_is_denied", wrong_key),
+        ("a_user_without_permissions_is_denied", no_permissions),
+        ("what_is_not_there_is_named", nothing_there),
+        ("a_machine_without_librbd_is_told_the_package", no_library),
+        ("kill_9_leaves_whole_blobs_and_what_a_sweep_removes", kill_9),
+        ("a_killed_writer_is_swept_from_a_full_pool", kill_9_full),
+        ("a_blob_with_clones_stays_untouched", clones),
+        ("a_blob_with_clones_goes_to_the_trash_if_that_is_wanted", trash),
+        ("a_blob_that_is_open_to_write_is_in_use", watched),
+        ("a_reader_of_a_deleted_blob_gets_no_zeros", deleted_under_reader),
+        ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
+        ("other_programs_read_our_blobs", read_by_others),
+        ("we_read_the_images_of_others", read_from_others),
+    ];
+    let missing = CALM.as_ref().err().cloned();
+    if let Some(why) = missing.as_ref().filter(|_| is_required("ceph")) {
+        eprintln!("error: ceph is required, but {why}");
+        std::process::exit(101);
+    }
+    let trials = tests.map(|(name, test)| {
+        let missing = missing.clone();
+        Trial::ignorable_test(name, move || match missing {
+            Some(why) => Ok(Completion::ignored_with(why)),
+            None => test().map(|()| Completion::Completed),
+        })
+    });
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.into());
+    if let Ok(server) = &*CALM {
+        let _ = server.stop();
+    }
+    conclusion.exit()
+}
+
+fn calm() -> &'static Server {
+    CALM.as_ref().unwrap()
+}
+
+fn run(test: impl Future<Output = Result<(), Error>>) -> Outcome {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(test).map_err(|error| Failed::from(format!("{error} ({})", error.kind())))
+}
+
+async fn open(config: &CephConfig) -> store_core::Result<Store> {
+    let backend: Arc<dyn Backend> = Arc::new(CephBackend::connect(config).await?);
+    Ok(Store::new("ceph", backend, Fixture::quick_options()))
+}
+
+/// Bytes that are the same nowhere, and never zero for long.
+fn content(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes.into()
+}
+
+fn source(bytes: &Bytes) -> impl futures::Stream<Item = store_core::Result<Bytes>> + Send + use<> {
+    stream::iter(vec![Ok(bytes.clone())])
+}
+
+async fn put(store: &Store, id: &str, bytes: &Bytes) -> store_core::Result<Location> {
+    let expect = Expect::new().size(bytes.len() as u64);
+    Ok(store.put(&id.parse()?, source(bytes), expect).await?.location)
+}
+
+#[track_caller]
+fn assert_kind<T>(outcome: store_core::Result<T>, kind: ErrorKind) -> Error {
+    let error = outcome.err().unwrap();
+    assert_eq!(error.kind(), kind, "{error}");
+    error
+}
+
+/// Names of all images of a namespace, and of what is in its trash.
+fn everything(server: &Server, namespace: &str) -> BTreeSet<String> {
+    const LIST: &str = "for name in rbd.RBD().list(io): print(name)\n\
+        for entry in rbd.RBD().trash_list(io): print('trash/' + entry['name'])";
+    server.python(namespace, LIST, &[]).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn impatient(server: &Server) -> CephConfig {
+    let mut config = server.own_namespace();
+    config.operation_timeout = Span(Duration::from_secs(4));
+    config.connect_timeout = Span(Duration::from_secs(4));
+    config
+}
+
+/// A cluster that is stopped when the test is over, however it ends.
+struct Own(Server);
+
+impl Own {
+    fn start(name: &str, options: &[&str]) -> Self {
+        Self(Server::start(name, options).unwrap())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.0.stop();
+    }
+}
+
+fn stopped_osd() -> Outcome {
+    let server = Own::start("stopped", &[]);
+    run(async {
+        let config = impatient(&server.0);
+        let store = open(&config).await?;
+        let bytes = content(1, 9 << 20);
+        let at = put(&store, "a", &bytes).await?;
+        let reader = store.open(&at).await?;
+        // One attempt each: the store would try again.
+        let backend = CephBackend::connect(&config).await?;
+        signal(server.0.osd, "STOP").unwrap();
+        assert_kind(backend.open(&at).await, ErrorKind::Unavailable);
+        assert_kind(backend.locate(&"a".parse()?).await, ErrorKind::Unavailable);
+        assert_kind(backend.delete(&at).await, ErrorKind::Unavailable);
+        assert_kind(backend.list().try_collect::<Vec<_>>().await, ErrorKind::Unavailable);
+        signal(server.0.osd, "CONT").unwrap();
+        // The same handles work again, and nothing has happened meanwhile.
+        let read: Vec<Bytes> = reader.stream(..)?.try_collect().await?;
+        assert!(read.concat() == bytes);
+        assert!(store.get(&at, ..).await? == bytes);
+        put(&store, "b", &bytes).await.map(drop)
+    })
+}
+
+fn killed_osd() -> Outcome {
+    let server = Own::start("killed", &["--bluestore"]);
+    run(async {
+        let store = open(&server.0.own_namespace()).await?;
+        let bytes = content(2, 48 << 20);
+        let mut writer = store.upload(&"a".parse()?, Expect::new()).await?;
+        writer.write(bytes.slice(..16 << 20)).await?;
+        signal(server.0.osd, "KILL").unwrap();
+        writer.write(bytes.slice(16 << 20..32 << 20)).await?;
+        let own = server.0.clone();
+        tokio::task::spawn_blocking(move || own.restart().unwrap()).await.unwrap();
+        writer.write(bytes.slice(32 << 20..)).await?;
+        let at = writer.finish().await?.location;
+        assert!(open(&server.0.own_namespace()).await?.get(&at, ..).await.is_err(), "another namespace");
+        assert!(store.get(&at, ..).await? == bytes);
+        Ok(())
+    })
+}
+
+fn no_monitor() -> Outcome {
+    let server = Own::start("monitor", &[]);
+    run(async {
+        let config = impatient(&server.0);
+        let backend = CephBackend::connect(&config).await?;
+        signal(server.0.mon, "STOP").unwrap();
+        assert_kind(backend.capacity().await, ErrorKind::Unavailable);
+        let mut other = impatient(&server.0);
+        // Another account, and so another connection.
+        other.connect_timeout = Span(Duration::from_secs(3));
+        let error = assert_kind(CephBackend::connect(&other).await, ErrorKind::Unavailable);
+        assert!(error.message().contains("no monitor"), "{error}");
+        signal(server.0.mon, "CONT").unwrap();
+        backend.capacity().await.map(drop)
+    })
+}
+
+/// Waits until the cluster says so, which counts with a delay.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !holds().await {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+fn set_quota(server: &Server, bytes: u64) {
+    let quota = bytes.to_string();
+    let command = ["osd", "pool", "set-quota", &server.pool, "max_bytes", &quota];
+    server.tool("ceph", "admin", &command).unwrap();
+}
+
+/// Writes until there is no more room.
+async fn fill(store: &Store, id: &str) -> store_core::Result<()> {
+    let mut writer = store.upload(&id.parse()?, Expect::new()).await?;
+    for seed in 0..300 {
+        writer.write(content(seed, 4 << 20)).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    writer.finish().await.map(drop)
+}
+
+fn quota() -> Outcome {
+    let server = Own::start("quota", &[]);
+    run(async {
+        let config = server.0.config();
+        let store = open(&config).await?;
+        let small = content(3, 1 << 20);
+        let at = put(&store, "small", &small).await?;
+        set_quota(&server.0, 24 << 20);
+        until("the quota counts", async || store.capacity().await.is_ok_and(|c| c.total <= 24 << 20)).await;
+        // What cannot fit is refused before the first byte.
+        let expect = Expect::new().size(1 << 30);
+        assert_kind(store.upload(&"large".parse()?, expect).await, ErrorKind::NoSpace);
+        assert_kind(fill(&store, "a").await, ErrorKind::NoSpace);
+        store.settle().await;
+        assert_kind(store.locate(&"a".parse()?).await, ErrorKind::NotFound);
+        store.sweep(Duration::ZERO).await?;
+        assert_eq!(everything(&server.0, ""), ["small".to_owned()].into());
+        // On the full pool too, a blob is read and deleted.
+        assert!(store.get(&at, ..).await? == small);
+        store.delete(&at).await?;
+        assert_eq!(everything(&server.0, ""), BTreeSet::new());
+        Ok(())
+    })
+}
+
+fn wrong_key() -> Outcome {
+    run(async {
+        let mut config = calm().config();
+        config.keyring = None;
+        let key = "AQDJ1eZiAAAAABAAdTIzBDSZvGhBTXB5C9uI5g==";
+        config.key = Some(Secret::new(key));
+        let error = assert_kind(CephBackend::connect(&config).await, ErrorKind::Denied);
+        assert!(!format!("{error} {error:?}").contains(key));
+        // The right key as text, and monitors in place of a configuration.
+        let keyring = std::fs::read_to_string(&calm().keyring).unwrap();
+        config.key = Some(Secret::new(keyring.split("key = ").nth(1).unwrap().trim()));
+        let conf = std::fs::read_to_string(&calm().conf).unwrap();
+        let monitors = conf.lines().find_map(|line| line.trim().strip_prefix("mon_host = ")).unwrap();
+        (config.conf, config.mon_host) = (None, Some(monitors.to_owned()));
+        let store = open(&config).await?;
+        put(&store, &unique("keyed"), &content(4, 1000)).await.map(drop)
+    })
+}
+
+fn no_permissions() -> Outcome {
+    run(async {
+        let server = calm();
+        let keyring = server.conf.with_file_name("weak.keyring");
+        let add = ["auth", "get-or-create", "client.weak", "mon", "allow r", "-o", keyring.to_str().unwrap()];
+        server.tool("ceph", "admin", &add).unwrap();
+        let mut config = server.config();
+        config.user = "weak".to_owned();
+        config.keyring = Some(keyring);
+        let error = assert_kind(CephBackend::connect(&config).await, ErrorKind::Denied);
+        assert!(error.hint().unwrap().contains("profile rbd"), "{error:?}");
+        Ok(())
+    })
+}
+
+fn nothing_there() -> Outcome {
+    run(async {
+        let server = calm();
+        let wrong = |change: fn(&mut CephConfig)| {
+            let mut config = server.config();
+            change(&mut config);
+            async move { CephBackend::connect(&config).await }
+        };
+        let error = assert_kind(wrong(|c| c.pool = "nonesuch".into()).await, ErrorKind::Invalid);
+        assert!(error.message().contains("`nonesuch`"), "{error}");
+        let error = wrong(|c| c.namespace = Some("nonesuch".into())).await;
+        assert!(assert_kind(error, ErrorKind::Invalid).message().contains("`nonesuch`"));
+        let error = wrong(|c| c.keyring = Some("/nonexistent".into())).await;
+        assert!(assert_kind(error, ErrorKind::Denied).hint().unwrap().contains("keyring"));
+        let error = wrong(|c| c.conf = Some("/nonexistent".into())).await;
+        assert!(assert_kind(error, ErrorKind::Invalid).message().contains("/nonexistent"));
+        Ok(())
+    })
+}
+
+/// This test again, as another process.
+fn again(task: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(CHILD, task).stdin(Stdio::null());
+    command
+}
+
+fn child(task: &str) {
+    let words: Vec<&str> = task.split(' ').collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut config = CephConfig::default();
+    if let [_, conf, keyring, namespace, ..] = words.as_slice() {
+        config.conf = Some(conf.into());
+        config.keyring = Some(keyring.into());
+        config.namespace = Some(namespace.to_string()).filter(|name| name != "-");
+    }
+    runtime.block_on(async {
+        match words[0] {
+            "open" => {
+                let error = CephBackend::connect(&config).await.unwrap_err();
+                println!("{}: {error} ({})", error.kind(), error.hint().unwrap_or_default());
+            }
+            "put" => {
+                let store = open(&config).await.unwrap();
+                let bytes = content(5, 24 << 20);
+                for number in 0.. {
+                    put(&store, &format!("{}-{number}", words[4]), &bytes).await.unwrap();
+                }
+            }
+            "begin" => {
+                let store = open(&config).await.unwrap();
+                let mut writer = store.upload(&"begun".parse().unwrap(), Expect::new()).await.unwrap();
+                writer.write(content(6, 24 << 20)).await.unwrap();
+                println!("written");
+                std::future::pending::<()>().await;
+            }
+            other => panic!("{other}?"),
+        }
+    });
+}
+
+fn no_library() -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    // The loader takes the first that it finds, and this is no library.
+    std::fs::write(folder.path().join("librados.so.2"), b"").unwrap();
+    let output = again("open").env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("unsupported: ") && said.contains("librbd1"), "{said} {output:?}");
+    Ok(())
+}
+
+/// What a child needs to know.
+fn task(what: &str, server: &Server, namespace: &str) -> String {
+    format!("{what} {} {} {namespace}", server.conf.display(), server.keyring.display())
+}
+
+fn kill_9() -> Outcome {
+    run(async {
+        let server = calm();
+        let config = server.own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        for round in 0..6u64 {
+            let name = format!("r{round}");
+            let first = format!("{name}-0").parse()?;
+            let mut child = again(&format!("{} {name}", task("put", server, &namespace))).spawn().unwrap();
+            until("a blob is there", async || store.locate(&first).await.is_ok()).await;
+            tokio::time::sleep(Duration::from_millis(37 * (round * 7 % 11))).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let bytes = content(5, 24 << 20);
+        let blobs: Vec<_> = store.list().try_collect().await?;
+        assert!(blobs.len() >= 6);
+        for blob in &blobs {
+            assert!(store.get(&blob.location, ..).await? == bytes, "{}", blob.id);
+        }
+        let whole: BTreeSet<String> = blobs.iter().map(|blob| blob.id.to_string()).collect();
+        until("only blobs are left", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            everything(server, &namespace) == whole
+        })
+        .await;
+        assert_eq!(store.list().count().await, whole.len());
+        assert!(store.get(&blobs[0].location, ..).await? == bytes);
+        Ok(())
+    })
+}
+
+fn kill_9_full() -> Outcome {
+    let server = Own::start("full", &[]);
+    run(async {
+        let store = open(&server.0.config()).await?;
+        let mut child = again(&task("begin", &server.0, "-")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        assert_eq!(line, "written\n");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        set_quota(&server.0, 8 << 20);
+        until("the pool is full", async || {
+            let health = server.0.tool("ceph", "admin", &["health", "detail"]).unwrap();
+            health.contains("POOL_FULL")
+        })
+        .await;
+        assert_eq!(everything(&server.0, "").len(), 1);
+        let swept = store.sweep(Duration::ZERO).await?;
+        assert_eq!(swept.uploads, 1);
+        until("the upload is gone", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            everything(&server.0, "").is_empty()
+        })
+        .await;
+        Ok(())
+    })
+}
+
+/// Ceph's tool in a namespace.
+fn rbd(config: &CephConfig, arguments: &[&str]) -> Result<String, String> {
+    let namespace = config.namespace.clone().unwrap_or_default();
+    let mut all = arguments.to_vec();
+    all.extend(["--pool", &config.pool, "--namespace", &namespace]);
+    calm().tool("rbd", "glance", &all)
+}
+
+fn clones() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let store = open(&config).await?;
+        let bytes = content(7, 5 << 20);
+        let at = put(&store, "parent", &bytes).await?;
+        for format in ["1", "2"] {
+            let option = format!("--rbd-default-clone-format={format}");
+            rbd(
+                &config,
+                &[
+                    "clone",
+                    "--snap",
+                    "snap",
+                    "parent",
+                    "--dest",
+                    "child",
+                    &option,
+                    "--dest-pool",
+                    &config.pool,
+                    "--dest-namespace",
+                    config.namespace.as_deref().unwrap(),
+                ],
+            )
+            .unwrap();
+            let error = assert_kind(store.delete(&at).await, ErrorKind::InUse);
+            assert!(error.message().contains("clones"), "{error}");
+            assert!(store.get(&at, ..).await? == bytes);
+            assert!(rbd(&config, &["snap", "ls", "parent"]).unwrap().contains("yes"), "it is protected");
+            // A clone that nothing was written to is read through its parent.
+            assert!(store.get(&"rbd://child".parse()?, ..).await? == bytes);
+            rbd(&config, &["rm", "child"]).unwrap();
+        }
+        store.delete(&at).await?;
+        assert_eq!(everything(calm(), config.namespace.as_deref().unwrap()), BTreeSet::new());
+        Ok(())
+    })
+}
+
+fn trash() -> Outcome {
+    run(async {
+        let mut config = calm().own_namespace();
+        config.delete_in_use = InUse::Trash;
+        let backend = CephBackend::connect(&config).await?;
+        let store = Store::new("ceph", Arc::new(backend.clone()), Fixture::quick_options());
+        let bytes = content(8, 5 << 20);
+        let at = put(&store, "parent", &bytes).await?;
+        rbd(
+            &config,
+            &[
+                "clone",
+                "--snap",
+                "snap",
+                "parent",
+                "--dest",
+                "child",
+                "--dest-pool",
+                &config.pool,
+                "--dest-namespace",
+                config.namespace.as_deref().unwrap(),
+            ],
+        )
+        .unwrap();
+        store.delete(&at).await?;
+        assert_kind(store.open(&at).await, ErrorKind::NotFound);
+        assert_eq!(backend.trash().await?[0].name, "parent");
+        store.sweep(Duration::ZERO).await?;
+        assert_eq!(backend.trash().await?.len(), 1, "it has a clone");
+        assert!(store.get(&"rbd://child".parse()?, ..).await? == bytes);
+        // Its id is free meanwhile.
+        let second = put(&store, "parent", &content(9, 1000)).await?;
+        rbd(&config, &["rm", "child"]).unwrap();
+        store.sweep(Duration::ZERO).await?;
+        assert_eq!(backend.trash().await?, []);
+        assert!(store.get(&second, ..).await? == content(9, 1000));
+        store.delete(&second).await
+    })
+}
+
+fn watched() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        let at = put(&store, "open", &content(10, 1 << 20)).await?;
+        const HOLD: &str =
+            "image = rbd.Image(io, 'open'); print('open', flush=True); sys.stdin.read(); image.close()";
+        const PROLOGUE: &str = "import atexit, sys, rados, rbd\n\
+            cluster = rados.Rados(conffile=sys.argv[1], rados_id='admin'); cluster.connect(); atexit.register(cluster.shutdown)\n\
+            io = cluster.open_ioctx(sys.argv[2]); io.set_namespace(sys.argv[3])\n";
+        let mut holder = Command::new("/usr/bin/python3");
+        holder.arg("-c").arg(format!("{PROLOGUE}{HOLD}")).arg(&calm().conf).args([&config.pool, &namespace]);
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        assert_kind(store.delete(&at).await, ErrorKind::InUse);
+        assert!(store.get(&at, ..).await.unwrap() == content(10, 1 << 20));
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        until("it is closed", async || store.delete(&at).await.is_ok()).await;
+        Ok(())
+    })
+}
+
+fn deleted_under_reader() -> Outcome {
+    run(async {
+        let mut config = calm().own_namespace();
+        config.concurrency = 1;
+        let store = open(&config).await?;
+        let bytes = content(11, 64 << 20);
+        let at = put(&store, "a", &bytes).await?;
+        // Without the digest, which would find it out at the end.
+        let backend = CephBackend::connect(&config).await?;
+        let download = backend.open(&at).await?;
+        let mut chunks = download.read(0..64 << 20).await?;
+        let first = chunks.try_next().await?.unwrap();
+        store.delete(&at).await?;
+        let mut read = first.len();
+        let error = loop {
+            match chunks.try_next().await {
+                Ok(Some(chunk)) => {
+                    for piece in chunk.into_bytes() {
+                        let wanted = &bytes[read as usize..read as usize + piece.len()];
+                        assert!(piece == wanted, "other bytes at {read}");
+                        read += piece.len() as u64;
+                    }
+                }
+                Ok(None) => panic!("all was read of a blob that is gone"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        Ok(())
+    })
+}
+
+fn half_renamed() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        let bytes = content(12, 3 << 20);
+        let at = put(&store, "blob", &bytes).await?;
+        // As if the process had died after the first step of the rename.
+        const UNDO: &str = "staged = '.imagestore.0123.blob'\n\
+            image = rbd.Image(io, 'blob', read_only=True); id = image.id(); image.close()\n\
+            def text(t): return len(t).to_bytes(4, 'little') + t.encode()\n\
+            io.write_full('rbd_id.' + staged, text(id))\n\
+            io.execute('rbd_directory', 'rbd', 'dir_rename_image', text('blob') + text(staged) + text(id))";
+        calm().python(&namespace, UNDO, &[]).unwrap();
+        assert_eq!(everything(calm(), &namespace), [".imagestore.0123.blob".to_owned()].into());
+        assert_eq!(store.sweep(Duration::ZERO).await?.uploads, 0);
+        assert_eq!(everything(calm(), &namespace), ["blob".to_owned()].into());
+        assert!(store.get(&at, ..).await? == bytes);
+        store.delete(&at).await
+    })
+}
+
+fn read_by_others() -> Outcome {
+    run(async {
+        let config = calm().config();
+        let store = open(&config).await?;
+        let name = unique("ours");
+        let mut bytes = content(13, 20 << 20).to_vec();
+        bytes[3 << 20..12 << 20].fill(0);
+        let bytes = Bytes::from(bytes);
+        let at = put(&store, &name, &bytes).await?;
+        assert_eq!(at.to_string(), format!("rbd://{}/{}/{name}/snap", calm().fsid, config.pool));
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let info = rbd(&config, &["info", &name]).unwrap();
+        assert!(info.contains("size 20 MiB") && info.contains("order 23"), "{info}");
+        rbd(&config, &["export", &format!("{name}@snap"), &file("exported")]).unwrap();
+        assert!(std::fs::read(file("exported")).unwrap() == bytes);
+        let spec = format!("rbd:{}/{name}@snap:id=glance:conf={}", config.pool, calm().conf.display());
+        let arguments = ["convert", "-f", "raw", "-O", "raw", &spec, &file("raw")];
+        let output = Command::new("qemu-img").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(std::fs::read(file("raw")).unwrap() == bytes);
+        store.delete(&at).await
+    })
+}
+
+fn read_from_others() -> Outcome {
+    run(async {
+        let config = calm().config();
+        let store = open(&config).await?;
+        let bytes = content(14, 10 << 20);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("image");
+        std::fs::write(&file, &bytes).unwrap();
+        // As `rbd import` leaves it: no snapshot, and so no blob, but it can be read.
+        let name = unique("imported");
+        let target = format!("{}/{name}", config.pool);
+        calm().tool("rbd", "glance", &["import", file.to_str().unwrap(), &target]).unwrap();
+        let error = assert_kind(store.locate(&name.parse()?).await, ErrorKind::NotFound);
+        assert!(error.hint().unwrap().contains("no snapshot `snap`"), "{error:?}");
+        let short: Location = format!("rbd://{name}").parse()?;
+        assert!(store.get(&short, ..).await? == bytes);
+        assert_kind(put(&store, &name, &bytes).await, ErrorKind::AlreadyExists);
+        // As glance_store leaves it.
+        rbd(&config, &["snap", "create", &format!("{name}@snap")]).unwrap();
+        rbd(&config, &["snap", "protect", &format!("{name}@snap")]).unwrap();
+        let at = store.locate(&name.parse()?).await?;
+        let reader = store.open(&at).await?;
+        assert!(reader.stat().meta.is_none());
+        assert!(store.get(&at, ..).await? == bytes);
+        assert!(store.get(&short, ..).await? == bytes);
+        store.delete(&short).await?;
+        assert_kind(store.open(&at).await, ErrorKind::NotFound);
+        assert_kind(store.delete(&at).await, ErrorKind::NotFound);
+        Ok(())
+    })
+}
