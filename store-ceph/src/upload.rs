@@ -198,7 +198,8 @@ impl Upload for CephUpload {
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
-        if self.staged.store.copy == CopyMode::Clone {
+        // An image of no length has no clones.
+        if self.staged.store.copy == CopyMode::Clone && size > 0 {
             return self.clone_from(from, size).await;
         }
         // As librbd's own copy does it, which however cannot be stopped.

@@ -92,10 +92,22 @@ fn injure(server: &Server, config: &CephConfig, at: &Location, damage: Damage) -
 async fn remove(config: CephConfig) -> Result<(), String> {
     let removed = async {
         let backend = CephBackend::connect(&config).await?;
-        let all: Vec<_> = backend.list().try_collect().await?;
-        for entry in all {
-            match backend.delete(&entry.location).await {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        loop {
+            let all: Vec<_> = backend.list().try_collect().await?;
+            let mut kept = Ok(());
+            let count = all.len();
+            let mut removed = 0;
+            for entry in all {
+                match backend.delete(&entry.location).await {
+                    // An original goes after its clones.
+                    Err(error) if error.kind() == ErrorKind::InUse => kept = Err(error),
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => removed += 1,
+                }
+            }
+            match removed {
+                _ if removed == count => break,
+                0 => return kept,
                 _ => {}
             }
         }
