@@ -80,7 +80,8 @@ fn injure(server: &Server, config: &CephConfig, at: &Location, damage: Damage) -
         Damage::Truncate(len) => {
             const CUT: &str = "name, size, snap = sys.argv[1], int(sys.argv[2]), sys.argv[3]\n\
                 image = rbd.Image(io, name); image.unprotect_snap(snap); image.remove_snap(snap)\n\
-                image.resize(size); image.create_snap(snap); image.protect_snap(snap); image.close()";
+                image.resize(size); image.create_snap(snap); image.protect_snap(snap)\n\
+                import time; time.sleep(1); image.close()";
             server.python(namespace, CUT, &[name, &len.to_string(), &config.snapshot])
         }
         other => Err(format!("how is {other:?} done?")),
