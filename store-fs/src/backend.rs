@@ -21,13 +21,14 @@ use store_core::{
     buffer::Pool,
     file::{self, blocking},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     FsConfig, Staging,
     client::{DataDir, OpenDir, dress, reserve},
     error::{io, no_space, taken},
     location,
-    upload::FsUpload,
+    upload::{FsUpload, SPARE_WRITES},
 };
 
 /// Bytes per write: large enough that direct I/O reaches the disk's speed, small enough that a transfer's window
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     directories: Vec<DataDir>,
     named_staging: bool,
     pub(crate) pool: Pool,
+    pub(crate) spare_writes: Arc<Semaphore>,
 }
 
 impl FsBackend {
@@ -85,6 +87,7 @@ impl FsBackend {
             directories,
             named_staging: !unnamed,
             pool: Pool::new(CHUNK, 48),
+            spare_writes: Arc::new(Semaphore::new(SPARE_WRITES)),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -6,7 +6,10 @@ use futures::TryStreamExt;
 use store_core::{
     BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file, file::blocking,
 };
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    task::{JoinError, JoinHandle, spawn_blocking},
+};
 
 use crate::{
     backend::Shared,
@@ -26,7 +29,9 @@ pub(crate) struct FsUpload {
     /// Writes under way, oldest first. They stay here while they are awaited, so that none is lost with a future.
     writing: VecDeque<JoinHandle<Result<()>>>,
     committing: Option<JoinHandle<Result<(), Publish>>>,
-    /// Buffered bytes since the last time that they were made durable.
+    /// With direct I/O, the disk at work on making durable what it took so far.
+    flushing: Option<JoinHandle<Result<()>>>,
+    /// Bytes since the last time that they were made durable.
     unsynced: u64,
     over: bool,
 }
@@ -39,11 +44,19 @@ struct Parts {
     staged: Staged,
 }
 
-/// Writes in flight: what it takes to keep a disk busy while digests take turns on few cores.
+/// Writes in flight that every upload may have.
 const IN_FLIGHT: usize = 8;
+
+/// Further writes in flight that the uploads of a store share: with them digests go on while the disk flushes its
+/// cache, and yet many uploads at once hold little memory.
+pub(crate) const SPARE_WRITES: usize = 16;
 
 /// Without direct I/O, how much may lie in the page cache before it is written out.
 const WRITE_BEHIND: u64 = 64 << 20;
+
+/// With direct I/O, how much may lie in the disk's own cache before it is told to write it out, while digests go on:
+/// left to the commit, all of it would have to be waited for there.
+const FLUSH_BEHIND: u64 = 64 << 20;
 
 impl FsUpload {
     pub(crate) fn new(store: Arc<Shared>, id: BlobId, directory: OpenDir, staged: Staged) -> Self {
@@ -55,6 +68,7 @@ impl FsUpload {
             offset: 0,
             writing: VecDeque::new(),
             committing: None,
+            flushing: None,
             unsynced: 0,
             over: false,
         }
@@ -74,23 +88,26 @@ impl FsUpload {
             blocking(move || make_buffered(&parts.staged.file)).await?;
             self.direct = false;
         }
-        self.drain(IN_FLIGHT - 1).await?;
-        if !self.direct {
-            if self.unsynced > WRITE_BEHIND {
-                self.drain(0).await?;
-                let (parts, len) = (Arc::clone(&self.parts), self.unsynced);
-                self.unsynced = 0;
-                self.writing.push_back(spawn_blocking(move || {
-                    sync_data(&parts.staged.file)?;
-                    forget(&parts.staged.file, at.saturating_sub(len), len);
-                    Ok(())
-                }));
-            }
-            self.unsynced += bytes.len() as u64;
+        let spare = self.make_room().await?;
+        if self.direct {
+            self.flush_behind().await?;
+        } else if self.unsynced > WRITE_BEHIND {
+            self.drain(0).await?;
+            let (parts, len) = (Arc::clone(&self.parts), self.unsynced);
+            self.unsynced = 0;
+            self.writing.push_back(spawn_blocking(move || {
+                sync_data(&parts.staged.file)?;
+                forget(&parts.staged.file, at.saturating_sub(len), len);
+                Ok(())
+            }));
         }
+        self.unsynced += bytes.len() as u64;
         self.offset += bytes.len() as u64;
         let (parts, direct) = (Arc::clone(&self.parts), self.direct);
-        self.writing.push_back(spawn_blocking(move || write_at(&parts, bytes, at, direct)));
+        self.writing.push_back(spawn_blocking(move || {
+            let _until_written = spare;
+            write_at(&parts, bytes, at, direct)
+        }));
         Ok(())
     }
 
@@ -137,6 +154,40 @@ impl FsUpload {
             self.write(chunk).await?;
         }
         Ok(())
+    }
+
+    /// Has the disk write out what its cache holds, one such request at a time.
+    async fn flush_behind(&mut self) -> Result<()> {
+        if self.unsynced < FLUSH_BEHIND {
+            return Ok(());
+        }
+        self.finish_flush().await?;
+        let parts = Arc::clone(&self.parts);
+        self.unsynced = 0;
+        self.flushing = Some(spawn_blocking(move || sync_data(&parts.staged.file)));
+        Ok(())
+    }
+
+    /// Waits for the flush under way: its error is reported to it alone (fsync(2)), so none may be passed over.
+    async fn finish_flush(&mut self) -> Result<()> {
+        let Some(flushing) = &mut self.flushing else { return Ok(()) };
+        let outcome = flushing.await;
+        self.flushing = None;
+        outcome.map_err(stopped)?
+    }
+
+    /// Waits until one more write may be under way; gives the permit of one of the spare ones, if it takes that.
+    async fn make_room(&mut self) -> Result<Option<OwnedSemaphorePermit>> {
+        while self.writing.front().is_some_and(JoinHandle::is_finished) {
+            self.drain(self.writing.len() - 1).await?;
+        }
+        if self.writing.len() >= IN_FLIGHT {
+            if let Ok(spare) = Arc::clone(&self.parts.store.spare_writes).try_acquire_owned() {
+                return Ok(Some(spare));
+            }
+            self.drain(IN_FLIGHT - 1).await?;
+        }
+        Ok(None)
     }
 
     /// Waits until at most `left` writes are under way.
@@ -197,6 +248,7 @@ impl Upload for FsUpload {
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         self.drain(0).await?;
+        self.finish_flush().await?;
         let (parts, size, meta) = (Arc::clone(&self.parts), self.offset, meta.clone());
         let committing = self.committing.insert(spawn_blocking(move || parts.publish(size, &meta)));
         let outcome = committing.await;
@@ -217,6 +269,7 @@ impl Upload for FsUpload {
             let _ = oldest.await; // Whatever it wrote goes away now.
             self.writing.pop_front();
         }
+        let _ = self.finish_flush().await;
         // A commit whose future was dropped has gone on: what it published is taken back.
         let published = match &mut self.committing {
             Some(committing) => matches!(committing.await, Ok(Ok(()))),
