@@ -52,6 +52,8 @@ pub struct Fixture {
     crash: Option<Hook<(), HookResult>>,
     teardown: Option<Hook<(), HookResult>>,
     issued: Mutex<BTreeSet<BlobId>>,
+    /// Deployed stores that the case has opened: what it left unfinished there, they undo.
+    opened: Mutex<Vec<Store>>,
 }
 
 enum Opener {
@@ -162,6 +164,7 @@ impl Fixture {
             crash: None,
             teardown: None,
             issued: Mutex::default(),
+            opened: Mutex::default(),
         }
     }
 
@@ -311,7 +314,11 @@ impl Fixture {
     async fn open(&self, options: Options) -> store_core::Result<Store> {
         match &self.open {
             Opener::Backend(open) => Ok(Store::new("conformance", open(()).await?, options)),
-            Opener::Store(open) => open(()).await,
+            Opener::Store(open) => {
+                let store = open(()).await?;
+                self.opened().push(store.clone());
+                Ok(store)
+            }
         }
     }
 
@@ -339,6 +346,10 @@ impl Fixture {
 
     fn issued(&self) -> MutexGuard<'_, BTreeSet<BlobId>> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<Store>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Secrets that must show nowhere.
@@ -452,13 +463,19 @@ impl Fixture {
         }
         if let Opener::Store(_) = self.open {
             let store = self.store().await?;
-            let issued = std::mem::take(&mut *self.issued());
-            for id in issued.iter().filter(|_| store.info().can.delete && store.info().can.write) {
-                match store.locate(id).await {
+            let opened = self.opened().clone();
+            for store in opened {
+                store.settle().await;
+            }
+            // An id is forgotten once it is gone, so that who is cancelled here can begin again.
+            let issued = self.issued().clone();
+            for id in issued.into_iter().filter(|_| store.info().can.delete && store.info().can.write) {
+                match store.locate(&id).await {
                     Ok(at) => store.delete(&at).await?,
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(error.into()),
                 }
+                self.issued().remove(&id);
             }
             if self.empty && store.info().can.write {
                 store.sweep(Duration::ZERO).await?;

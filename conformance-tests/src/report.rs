@@ -16,6 +16,8 @@ pub struct Report {
     pub failed: usize,
     /// How many could not be tried.
     pub ignored: usize,
+    /// Whether the run was stopped before its end, by `CheckOptions::stop`.
+    pub stopped: bool,
     /// Each of them, in the order of the run.
     pub cases: Vec<CaseReport>,
 }

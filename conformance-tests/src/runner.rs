@@ -13,6 +13,7 @@ use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use store_core::{Error, ErrorKind, Store};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Abilities, Case, CaseReport, Failure, Fixture, Group, Outcome, Report, cases::all};
 
@@ -210,11 +211,14 @@ pub struct CheckOptions {
     pub groups: Vec<Group>,
     /// Runs only cases with this in their titles, `group::name`.
     pub filter: Option<String>,
+    /// Cancelled, it ends the run: the case under way is given up and tidied up after.
+    pub stop: CancellationToken,
 }
 
 /// Runs the suite on a deployed store, which may hold blobs and serve others meanwhile.
 ///
-/// Blobs of the run have ids that start with `conformance-`, and are removed again. Foreign blobs and uploads are
+/// Blobs of the run have ids that start with `conformance-`, and are removed again, also if the run is stopped through
+/// its options; not if the future is dropped. Foreign blobs and uploads are
 /// left alone: unless the run is `exclusive`, cases that sweep or count are shown as ignored. `open` connects anew
 /// each time, as another process would; `on` is told of each case when it is over.
 ///
@@ -260,13 +264,30 @@ where
     for case in all().filter(|case| options.wants(case)) {
         let (outcome, duration) = match case.unmet(&abilities) {
             Some(need) => (Err(Failure::NothingToTry(format!("needs {need}"))), Duration::ZERO),
-            None => execute(case, &fixture()).await,
+            None => {
+                let fixture = fixture();
+                let ended = options.stop.run_until_cancelled(execute(case, &fixture)).await;
+                match ended {
+                    Some(ended) => ended,
+                    None => {
+                        report.stopped = true;
+                        fixture.finish().await.map_err(|failure| left_behind(case, &failure))?;
+                        break;
+                    }
+                }
+            }
         };
         let case = CaseReport::new(case, outcome, duration);
         on(&case);
         report.push(case);
     }
     Ok(report)
+}
+
+fn left_behind(case: &Case, failure: &Failure) -> Error {
+    let message = format!("cannot tidy up after {}: {failure}", case.title());
+    Error::new(ErrorKind::Unavailable, message)
+        .with_hint("blobs whose ids start with `conformance-` may be left")
 }
 
 impl CheckOptions {

@@ -69,6 +69,27 @@ async fn an_empty_store_can_be_claimed_and_one_in_use_cannot() {
     assert_eq!(refused.kind(), ErrorKind::Invalid);
 }
 
+/// Whoever stops a run finds nothing of it in the store, wherever it was at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_stopped_leaves_nothing() {
+    for delay in [0, 1, 3, 10, 30, 100, 300, 1000] {
+        let backend = MemoryBackend::new(1 << 30);
+        let store = opener(&backend, &Options::default())().await.unwrap();
+        store.put(&"foreign".parse().unwrap(), once("bytes"), Expect::new()).await.unwrap();
+        let options = CheckOptions::default();
+        let stop = options.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            stop.cancel();
+        });
+        let report = check(opener(&backend, &Options::default()), &options, |_| {}).await.unwrap();
+        assert!(report.stopped && report.is_success(), "{report:#?}");
+        let left: Vec<Entry> = store.list().try_collect().await.unwrap();
+        assert_eq!(left.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["foreign"], "{delay} ms");
+        assert_eq!(store.sweep(Duration::ZERO).await.unwrap().uploads, 0, "{delay} ms");
+    }
+}
+
 /// What the store's own configuration rules out is no failure of its storage.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_configuration_passes() {
@@ -102,7 +123,7 @@ async fn a_report_is_for_programs_too() {
         case.as_object_mut().unwrap().remove("seconds");
     }
     let expected = serde_json::json!({
-        "passed": 1, "failed": 0, "ignored": 1,
+        "passed": 1, "failed": 0, "ignored": 1, "stopped": false,
         "cases": [
             { "name": "a_capacity_that_is_declared_adds_up", "group": "honesty", "proves": [6], "verdict": "passed" },
             { "name": "a_capacity_that_is_not_declared_is_refused", "group": "honesty", "proves": [6],

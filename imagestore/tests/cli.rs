@@ -579,6 +579,20 @@ fn an_operator_can_prove_a_store() {
 }
 
 #[test]
+fn a_proof_that_is_interrupted_leaves_nothing() {
+    let user = User::new();
+    let mut proof = user.command(&["conformance", "fast"]).spawn().unwrap();
+    let mut seen = [0; 200];
+    proof.stdout.as_mut().unwrap().read_exact(&mut seen).unwrap(); // Some cases are over.
+    kill(&proof, Signal::INT);
+    let ran = Ran::of(&["conformance"], proof.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.err);
+    assert!(ran.err.contains("the images of the run were removed"), "{}", ran.err);
+    assert_eq!(user.ok(&["ls"]), "");
+    assert_eq!(user.ok(&["sweep", "--older-than", "0s"]), "nothing to remove in store fast\n");
+}
+
+#[test]
 fn the_first_configuration_counts() {
     let user = User::new();
     for dir in ["xdg/imagestore", "elsewhere"] {

@@ -18,6 +18,7 @@ pub(super) async fn run(app: &App, args: args::Conformance) -> Outcome {
     wanted.slow = args.slow;
     wanted.exclusive = args.exclusive;
     wanted.filter = args.only;
+    wanted.stop = app.stopping.clone();
     let out = app.output();
     // The suite goes on whether or not anybody reads.
     let mut printed = Ok(());
@@ -28,6 +29,9 @@ pub(super) async fn run(app: &App, args: args::Conformance) -> Outcome {
     })
     .await?;
     printed?;
+    if report.stopped {
+        return Ok(()); // The exit code is the signal's.
+    }
     let (passed, failed, ignored) = (report.passed, report.failed, report.ignored);
     if passed + failed == 0 {
         app.notice("no case was run; leave out --only, or name a part of a case's name");

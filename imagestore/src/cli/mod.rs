@@ -33,6 +33,7 @@ use std::{
 
 use clap::Parser;
 use imagestore::{Error, ErrorKind, Origin, Result, Store, Stores};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use self::{
@@ -79,10 +80,13 @@ async fn run(cli: Cli) -> i32 {
     };
     let left = match &cli.verb {
         Verb::Put(_) | Verb::Get(_) | Verb::Cp(_) => "; nothing unfinished was kept",
-        Verb::Conformance(_) => "; images whose ids start with `conformance-` may be left",
+        Verb::Conformance(_) => "; the images of the run were removed",
         _ => "",
     };
-    let app = Arc::new(App { globals: cli.globals, stores: OnceLock::new() });
+    // It removes what it put there before it ends; all else undoes its work when it is dropped.
+    let in_good_order = matches!(cli.verb, Verb::Conformance(_));
+    let app =
+        Arc::new(App { globals: cli.globals, stores: OnceLock::new(), stopping: CancellationToken::new() });
     // A task of its own, so that a verb stuck in a write to a full pipe does not keep a signal from being seen.
     let mut task = tokio::spawn(dispatch(Arc::clone(&app), cli.verb));
     let mut code = None;
@@ -100,9 +104,15 @@ async fn run(cli: Cli) -> i32 {
         }
         signal = signals.next() => Some(signal),
     };
-    task.abort();
+    app.stopping.cancel();
+    if !in_good_order {
+        task.abort();
+    }
+    let mut failed = None;
     let clean_up = async {
-        if code.is_none() {
+        if code.is_none() && in_good_order {
+            failed = task.await.ok().and_then(Result::err);
+        } else if code.is_none() {
             // Dropped with the task: transfers, and files that were to be written.
             let _ = tokio::time::timeout(GRACE, task).await;
         }
@@ -112,7 +122,9 @@ async fn run(cli: Cli) -> i32 {
     };
     tokio::select! {
         () = clean_up => {
-            if let Some(signal) = signal {
+            if let Some(stop) = failed {
+                stop.report(json);
+            } else if let Some(signal) = signal {
                 app.notice(&format!("{signal}{left}"));
             }
         }
@@ -165,6 +177,8 @@ fn start_log(globals: &Globals) {
 struct App {
     globals: Globals,
     stores: OnceLock<Stores>,
+    /// A signal has come.
+    stopping: CancellationToken,
 }
 
 impl App {
