@@ -47,6 +47,8 @@ fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error
         }
         next = inner.source();
     }
+    // Ports, names and signatures in addresses hold any word, and signatures are nobody's business.
+    let text = without_addresses(&text);
     let lower = text.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let (kind, hint) = if full || has(&["no space left", "quota exceeded"]) {
@@ -55,7 +57,7 @@ fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error
         (ErrorKind::Invalid, "the server's certificate is not trusted")
     } else if has(&["containernotfound", "nosuchbucket", "containerbeingdeleted"]) {
         (ErrorKind::Invalid, "the container or bucket of `url` does not exist")
-    } else if has(&["403", "authenticationfailed", "authorizationfailure"]) {
+    } else if has(&["status code: 401", "status code: 403", "authenticationfailed", "authorizationfailure"]) {
         (ErrorKind::Denied, "the storage does not accept these credentials")
     } else if has(&[
         "connect",
@@ -81,7 +83,21 @@ fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error
     Error::new(kind, format!("cannot {what}")).with_hint(hint).with_source(Cause(text))
 }
 
-/// What the crate said, without requests.
+fn without_addresses(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
+        kept.push_str(&rest[..at]);
+        kept.push_str("...");
+        let end = |c: char| c.is_whitespace() || matches!(c, ')' | '"' | '\'' | '<' | '>');
+        let address = &rest[at..];
+        rest = &address[address.find(end).unwrap_or(address.len())..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// What the crate said, without addresses.
 #[derive(Debug)]
 struct Cause(String);
 
@@ -107,10 +123,21 @@ mod tests {
             ("error sending request: connection refused", ErrorKind::Unavailable),
             ("Server returned non-2xx status code: 404: ContainerNotFound", ErrorKind::Invalid),
             ("write: No space left on device", ErrorKind::NoSpace),
+            ("Server returned non-2xx status code: 403 Forbidden: ", ErrorKind::Denied),
+            ("error sending request for url (http://127.0.0.1:40300/a/403?sig=eof)", ErrorKind::Unavailable),
+            ("odd answer of https://host/containernotfound/reset", ErrorKind::Internal),
             ("something else", ErrorKind::Internal),
         ] {
             let source = Box::<dyn StdError + Send + Sync>::from(text);
-            assert_eq!(from_object("x", Theirs::Generic { store: "x", source }).kind(), kind, "{text}");
+            let error = from_object("x", Theirs::Generic { store: "x", source });
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(!format!("{error:?}").contains("http"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn addresses_are_left_out() {
+        let text = "request for (http://a/b?sig=c) and \"https://d\" failed";
+        assert_eq!(without_addresses(text), "request for (...) and \"...\" failed");
     }
 }
