@@ -10,13 +10,14 @@ use futures::{
 use serde::Serialize;
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool as Buffers, file::blocking, is_zero,
+    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool as Buffers, driver::Guarded, file::blocking,
+    is_zero,
 };
 
 use crate::{
     CephConfig, CopyMode,
     client::{Images, META},
-    error::{from_errno, stopped},
+    error::from_errno,
     ffi::Image,
     location::Target,
     upload::{CephUpload, settle},
@@ -146,7 +147,8 @@ impl Backend for CephBackend {
     }
 
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(CephUpload::begin(Arc::clone(&self.shared), id, size).await?))
+        let steps = CephUpload::new(Arc::clone(&self.shared), id, size)?;
+        Ok(Box::new(Guarded::begin(steps).await?))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
@@ -155,7 +157,7 @@ impl Backend for CephBackend {
             if images.open(id.as_str(), Some(&images.place.snapshot))?.is_some() {
                 return images.place.location(id.as_str());
             }
-            let error = Error::new(ErrorKind::NotFound, format!("there is no blob {id}"));
+            let error = Error::no_blob(&id);
             Err(match images.id_of(id.as_str())? {
                 Some(_) => error.with_hint(format!(
                     "there is an image of this name, but it has no snapshot `{}`; rbd://{id} is what it holds now",
@@ -295,7 +297,7 @@ impl Opened {
         let len = (piece.end - piece.start) as usize;
         let reading = self.image.read(piece.start, len, self.store.buffers.take());
         async move {
-            let (read, buffer) = reading.await.map_err(stopped)?;
+            let (read, buffer) = reading.await.map_err(Error::stopped)?;
             let read = read.map_err(|e| from_errno("read the image", e))?;
             if read != len {
                 let message = format!("the cluster sent {read} of {len} bytes at {}", piece.start);

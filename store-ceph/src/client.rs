@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde::Deserialize;
-use store_core::{BlobId, Capacity, Error, ErrorKind, Location, Result, Swept};
+use store_core::{BlobId, Capacity, Error, ErrorKind, Location, Result, Swept, driver::Cutoff};
 
 use crate::{
     CephConfig,
@@ -313,7 +313,7 @@ impl Images {
 
     /// Removes what uploads left that nobody has written to for `age`, and from the trash what nobody uses any more.
     pub(crate) fn sweep(&self, age: Duration) -> Result<Swept> {
-        let old = Old::new(age);
+        let old = Cutoff::new(age);
         let mut swept = Swept::default();
         // Names are in order: those of uploads are neighbours.
         let mut after = STAGED.to_owned();
@@ -332,7 +332,7 @@ impl Images {
             }
         }
         for entry in self.trashed()? {
-            if old.is(entry.at)
+            if old.takes(entry.at)
                 && let Some(why) = self.purge(&entry.id)?
             {
                 tracing::debug!(image = entry.name, ?why, "an image in the trash is still in use");
@@ -342,14 +342,14 @@ impl Images {
     }
 
     /// Removes an upload if it is old, and says how many bytes it held.
-    fn sweep_upload(&self, name: &str, id: &str, old: Old) -> Result<Option<u64>> {
+    fn sweep_upload(&self, name: &str, id: &str, old: Cutoff) -> Result<Option<u64>> {
         let wrong = |e| from_errno("look at an upload", e);
         let image = match self.pool.open(Which::Name(name), None, Mode::Read) {
             Ok(image) => image,
             Err(Errno::ENOENT) => return self.sweep_remains(name, id, old),
             Err(error) => return Err(wrong(error)),
         };
-        if !old.is(i64::try_from(image.touched().map_err(wrong)?.as_secs()).unwrap_or(i64::MAX)) {
+        if !old.takes(i64::try_from(image.touched().map_err(wrong)?.as_secs()).unwrap_or(i64::MAX)) {
             return Ok(None);
         }
         let snapped = image.has_snapshot(&self.place.snapshot).map_err(wrong)?;
@@ -371,10 +371,10 @@ impl Images {
     }
 
     /// Removes a name that no whole image belongs to: its process was killed while it made or removed the image.
-    fn sweep_remains(&self, name: &str, id: &str, old: Old) -> Result<Option<u64>> {
+    fn sweep_remains(&self, name: &str, id: &str, old: Cutoff) -> Result<Option<u64>> {
         let time = self.pool.stat_object(&format!("rbd_id.{name}"));
         match time.map_err(|e| from_errno("look at an upload", e))? {
-            Some(time) if !old.is(time) => return Ok(None),
+            Some(time) if !old.takes(time) => return Ok(None),
             Some(_) => {}
             // Renamed meanwhile, or half way of it.
             None => return self.finish_commit(name, id).map(|_| None),
@@ -422,7 +422,7 @@ impl Images {
                 Err(Error::new(ErrorKind::Internal, "the image is not where it was renamed to")
                     .with_hint("or something deleted it at once"))
             }
-            (Err(Errno::ENOENT), None) => Err(crate::error::swept()),
+            (Err(Errno::ENOENT), None) => Err(Error::swept()),
             (Err(error), None) => Err(from_errno("give the image its name", error)),
         }
     }
@@ -477,25 +477,6 @@ fn header(id: &str) -> String {
 fn held(image: &Image) -> Result<u64, Errno> {
     let data = image.data(0..image.size()?, true)?;
     Ok(data.into_iter().map(|range| range.end - range.start).sum())
-}
-
-/// What counts as old. Times are the cluster's, so that a wrong clock here shifts what is old.
-#[derive(Clone, Copy)]
-struct Old {
-    before: Option<i64>,
-}
-
-impl Old {
-    fn new(age: Duration) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
-        // No clock is needed to take everything.
-        Self { before: (!age.is_zero()).then_some(before) }
-    }
-
-    fn is(self, time: i64) -> bool {
-        self.before.is_none_or(|before| time <= before)
-    }
 }
 
 /// A text as Ceph encodes it: its length in 32 bits, little-endian, and its bytes.

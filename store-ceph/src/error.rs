@@ -1,6 +1,6 @@
 use std::fmt::Display;
 
-use store_core::{BlobId, Error, ErrorKind};
+use store_core::{Error, ErrorKind};
 
 use crate::ffi::Errno;
 
@@ -38,19 +38,6 @@ pub(crate) fn from_errno(what: impl Display, errno: Errno) -> Error {
 
 const PERMISSIONS: &str = "the user needs the capabilities mon 'profile rbd' and osd 'profile rbd pool=POOL'; \
      see `ceph auth get client.USER`";
-
-pub(crate) fn taken(id: &BlobId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
-}
-
-pub(crate) fn swept() -> Error {
-    Error::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
-}
-
-/// The operation's thread is gone: only where the process ends.
-pub(crate) fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Internal, "an operation was stopped").with_source(error)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,19 +1,17 @@
 use std::{
-    collections::VecDeque,
-    fs::File,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use store_core::{
-    BlobId, Chunk, Download, Error, ErrorKind, Location, Meta, Result, SizeHint, Upload, file::blocking,
+    BlobId, Chunk, Download, Error, ErrorKind, Location, Meta, Result, SizeHint,
+    driver::{InFlight, Pending, Request, Steps, token},
+    file::blocking,
 };
 use tokio::{
     sync::oneshot,
-    task::{JoinHandle, spawn, spawn_blocking},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -22,7 +20,7 @@ use crate::{
     CopyMode,
     backend::{CHUNK, Shared},
     client::META,
-    error::{from_errno, stopped, swept, taken},
+    error::from_errno,
     ffi::{Errno, Image, Mode, Outcome, Which},
     location::{Target, staged_name},
 };
@@ -32,19 +30,16 @@ use crate::{
 /// Before it, the image is under a staged name, with its length, its metadata and its protected snapshot.
 pub(crate) struct CephUpload {
     staged: Arc<Staged>,
-    /// What is under way stays here while it is awaited, so that nothing is lost with a future.
-    opening: Option<JoinHandle<Result<Open>>>,
+    hint: SizeHint,
+    opening: Pending<Open>,
     open: Option<Open>,
-    /// Writes, oldest first, with their lengths.
-    flying: VecDeque<(oneshot::Receiver<Outcome<Bytes>>, usize)>,
-    resizing: Option<JoinHandle<Result<()>>>,
-    /// With what Ceph calls the image that is to be the blob.
-    committing: Option<(JoinHandle<Result<()>>, Arc<str>)>,
-    cleaning: Option<JoinHandle<Result<()>>>,
+    flying: InFlight<oneshot::Receiver<Outcome<Bytes>>>,
+    resizing: Pending<()>,
+    /// What Ceph calls the image that is to be the blob, once its commit has begun.
+    committing: Option<Arc<str>>,
     /// The image's length, of which `offset` bytes are written or left out.
     size: u64,
     offset: u64,
-    over: bool,
 }
 
 /// An image that is not yet a blob.
@@ -73,32 +68,19 @@ const REMOVALS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl CephUpload {
-    /// Starts an upload by making its image.
-    pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
-        let name = staged_name(&random_token()?, id);
-        let staged = Arc::new(Staged { store, id: id.clone(), name });
-        let opening = {
-            let staged = Arc::clone(&staged);
-            spawn_blocking(move || staged.create(hint))
-        };
-        let mut upload = Self {
-            staged,
-            opening: Some(opening),
+    pub(crate) fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+        let name = staged_name(&token()?, id);
+        Ok(Self {
+            staged: Arc::new(Staged { store, id: id.clone(), name }),
+            hint,
+            opening: Pending::default(),
             open: None,
-            flying: VecDeque::new(),
-            resizing: None,
+            flying: InFlight::default(),
+            resizing: Pending::default(),
             committing: None,
-            cleaning: None,
             size: hint.total.unwrap_or_default(),
             offset: 0,
-            over: false,
-        };
-        if let Some(opening) = &mut upload.opening {
-            let opened = opening.await;
-            upload.opening = None;
-            upload.open = Some(opened.map_err(stopped)??);
-        }
-        Ok(upload)
+        })
     }
 
     async fn write_data(&mut self, bytes: Bytes) -> Result<()> {
@@ -107,67 +89,69 @@ impl CephUpload {
         if end > self.size {
             self.grow(end).await?;
         }
-        let window = self.staged.store.concurrency * CHUNK;
-        while self.flying.len() >= MOST_WRITES
-            || self.flying.iter().map(|(_, len)| len).sum::<usize>() + bytes.len() > window.max(bytes.len())
-        {
+        let window = (self.staged.store.concurrency * CHUNK) as u64;
+        let len = bytes.len() as u64;
+        while !self.flying.has_room(len, window, MOST_WRITES) {
             self.land().await?;
         }
-        let Some(open) = &self.open else { return Err(over()) };
-        let len = bytes.len();
-        self.flying.push_back((open.image.write(self.offset, bytes), len));
+        let Some(open) = &self.open else { return Err(no_image()) };
+        self.flying.push(open.image.write(self.offset, bytes), len);
         self.offset = end;
         Ok(())
     }
 
     /// Waits for the oldest write.
     async fn land(&mut self) -> Result<()> {
-        let Some((oldest, _)) = self.flying.front_mut() else { return Ok(()) };
-        let outcome = oldest.await;
-        self.flying.pop_front();
-        let (written, _) = outcome.map_err(stopped)?;
+        let Some(outcome) = self.flying.next().await else { return Ok(()) };
+        let (written, _) = outcome.map_err(Error::stopped)?;
         written.map(drop).map_err(|e| from_errno("write the image", e))
     }
 
     async fn grow(&mut self, end: u64) -> Result<()> {
-        let Some(open) = self.open.clone() else { return Err(over()) };
+        let Some(open) = self.open.clone() else { return Err(no_image()) };
         let size = end.max(self.size.saturating_add(self.size.clamp(LEAST_STEP, MOST_STEP)));
-        let resizing = self.resizing.insert(spawn_blocking(move || {
+        let resize = Request::blocking(move || {
             open.image.resize(size).map_err(|e| from_errno("make the image longer", e))
-        }));
-        let resized = resizing.await;
-        self.resizing = None;
-        resized.map_err(stopped)??;
+        });
+        self.resizing.run(resize).await?;
         self.size = size;
         Ok(())
     }
 
     /// Puts a copy-on-write clone in the place of the empty image.
     async fn clone_from(&mut self, from: &Location, size: u64) -> Result<()> {
-        let Some(empty) = self.open.take() else { return Err(over()) };
+        let Some(empty) = self.open.take() else { return Err(no_image()) };
         let (staged, at) = (Arc::clone(&self.staged), from.clone());
-        let opening = self.opening.insert(spawn_blocking(move || {
+        let opening = Request::blocking(move || {
             close(empty);
             staged.clone_of(&at, size)
-        }));
-        let opened = opening.await;
-        self.opening = None;
-        self.open = Some(opened.map_err(stopped)??);
+        });
+        self.open = Some(self.opening.run(opening).await?);
         (self.size, self.offset) = (size, size);
         Ok(())
     }
 
-    /// Hands all that is under way to a task that removes it.
-    fn clean(&mut self) -> JoinHandle<Result<()>> {
-        let remains = Remains {
-            staged: Arc::clone(&self.staged),
-            opening: self.opening.take(),
-            open: self.open.take(),
-            flying: std::mem::take(&mut self.flying),
-            resizing: self.resizing.take(),
-            committing: self.committing.take(),
-        };
-        CLEANING.spawn(remains.remove())
+    /// Removes the image, or the blob that the commit has made of it.
+    async fn remove(mut self) -> Result<()> {
+        if let Some(open) = self.opening.left().await {
+            self.open = Some(open);
+        }
+        while self.flying.next().await.is_some() {} // Whatever they wrote goes away now.
+        self.resizing.left().await;
+        let mut tried = 0;
+        loop {
+            let (staged, open) = (Arc::clone(&self.staged), self.open.take());
+            let committed = self.committing.clone();
+            let removing = blocking(move || {
+                open.into_iter().for_each(close);
+                staged.remove(committed.as_deref())
+            });
+            tried += 1;
+            match removing.await {
+                Err(error) if error.is_retryable() && tried < REMOVALS => sleep(PAUSE).await,
+                outcome => return outcome,
+            }
+        }
     }
 }
 
@@ -180,8 +164,14 @@ pub(crate) async fn settle(most: Duration) {
     let _ = timeout(most, CLEANING.wait()).await;
 }
 
-#[async_trait]
-impl Upload for CephUpload {
+impl Steps for CephUpload {
+    /// Makes the image.
+    async fn begin(&mut self) -> Result<()> {
+        let (staged, hint) = (Arc::clone(&self.staged), self.hint);
+        self.open = Some(self.opening.run(Request::blocking(move || staged.create(hint))).await?);
+        Ok(())
+    }
+
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         match chunk {
             Chunk::Data(bytes) => self.write_data(bytes).await,
@@ -191,10 +181,6 @@ impl Upload for CephUpload {
                 Ok(())
             }
         }
-    }
-
-    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
-        Ok(None)
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
@@ -215,53 +201,27 @@ impl Upload for CephUpload {
         Ok(())
     }
 
-    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
+    async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
         while !self.flying.is_empty() {
             self.land().await?;
         }
-        let Some(open) = self.open.take() else { return Err(over()) };
+        let Some(open) = self.open.take() else { return Err(no_image()) };
         let (staged, size, meta) = (Arc::clone(&self.staged), self.offset, meta.clone());
-        let id = Arc::clone(&open.id);
-        let task = spawn_blocking(move || {
+        self.committing = Some(Arc::clone(&open.id));
+        Ok(Request::blocking(move || {
             let committed = staged.commit(&open, size, &meta);
             // Its watcher must not be in the way of who deletes the blob.
             close(open);
             committed
-        });
-        let (committing, id) = self.committing.insert((task, id));
-        let outcome = committing.await.map_err(stopped).flatten();
-        // A failed one stays known: what became of it is looked up in the clean-up.
-        if outcome.is_err() {
-            let id = Arc::clone(id);
-            self.committing = Some((spawn(std::future::ready(Ok(()))), id));
-        }
-        outcome?;
-        // No await from here on: a future dropped now would lose a blob that is there.
-        self.committing = None;
-        self.over = true;
+        }))
+    }
+
+    fn location(&self) -> Result<Location> {
         self.staged.store.images.place.location(self.staged.id.as_str())
     }
 
-    async fn abort(&mut self) -> Result<()> {
-        if self.over {
-            return Ok(());
-        }
-        if self.cleaning.is_none() {
-            self.cleaning = Some(self.clean());
-        }
-        let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
-        let outcome = cleaning.await.map_err(stopped).flatten();
-        self.over = true;
-        outcome
-    }
-}
-
-impl Drop for CephUpload {
-    /// For a `begin` that was dropped, and for an abort that was given up: it goes on, and nobody waits for it.
-    fn drop(&mut self) {
-        if !self.over && self.cleaning.is_none() && tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.clean());
-        }
+    fn discard(self, _: bool) -> impl Future<Output = Result<()>> + Send + 'static {
+        CLEANING.track_future(self.remove())
     }
 }
 
@@ -269,7 +229,7 @@ impl Staged {
     fn create(&self, hint: SizeHint) -> Result<Open> {
         let images = &self.store.images;
         if images.id_of(self.id.as_str())?.is_some() {
-            return Err(taken(&self.id));
+            return Err(Error::taken(&self.id));
         }
         if let Some(needed) = hint.needed() {
             // An estimate: the cluster counts with a delay. What it lets pass fails later.
@@ -333,16 +293,16 @@ impl Staged {
             image.protect(&store.place.snapshot)
         };
         finish().map_err(|errno| match errno {
-            Errno::ENOENT => swept(),
+            Errno::ENOENT => Error::swept(),
             other => from_errno("finish the image", other),
         })?;
         // After the snapshot: a sweep that takes it for abandoned looks for one after it has left its mark.
         if store.is_swept(&open.id)? {
-            return Err(swept());
+            return Err(Error::swept());
         }
         match store.publish(&self.name, &open.id, &self.id)? {
             true => Ok(()),
-            false => Err(taken(&self.id)),
+            false => Err(Error::taken(&self.id)),
         }
     }
 }
@@ -359,48 +319,6 @@ fn close(open: Open) {
     }
 }
 
-/// What an upload that is not wanted leaves.
-struct Remains {
-    staged: Arc<Staged>,
-    opening: Option<JoinHandle<Result<Open>>>,
-    open: Option<Open>,
-    flying: VecDeque<(oneshot::Receiver<Outcome<Bytes>>, usize)>,
-    resizing: Option<JoinHandle<Result<()>>>,
-    committing: Option<(JoinHandle<Result<()>>, Arc<str>)>,
-}
-
-impl Remains {
-    async fn remove(mut self) -> Result<()> {
-        if let Some(opening) = self.opening {
-            self.open = opening.await.ok().and_then(Result::ok);
-        }
-        for (write, _) in self.flying {
-            let _ = write.await; // Whatever it wrote goes away now.
-        }
-        if let Some(resizing) = self.resizing {
-            let _ = resizing.await;
-        }
-        let mut committed = None;
-        if let Some((committing, id)) = self.committing {
-            let _ = committing.await; // What counts is what is there.
-            committed = Some(id);
-        }
-        let mut tried = 0;
-        loop {
-            let (staged, open, committed) = (Arc::clone(&self.staged), self.open.take(), committed.clone());
-            let removing = spawn_blocking(move || {
-                open.into_iter().for_each(close);
-                staged.remove(committed.as_deref())
-            });
-            tried += 1;
-            match removing.await.map_err(stopped)? {
-                Err(error) if error.is_retryable() && tried < REMOVALS => sleep(PAUSE).await,
-                outcome => return outcome,
-            }
-        }
-    }
-}
-
 impl Staged {
     /// Removes the image, also the blob that a commit has made of the image `committed`.
     fn remove(&self, committed: Option<&str>) -> Result<()> {
@@ -413,13 +331,6 @@ impl Staged {
     }
 }
 
-fn over() -> Error {
-    Error::new(ErrorKind::Internal, "the upload has ended")
-}
-
-fn random_token() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("the system has no random numbers: {e}")))?;
-    Ok(hex::encode(bytes))
+fn no_image() -> Error {
+    Error::new(ErrorKind::Internal, "the upload has no image any more")
 }

@@ -1,6 +1,6 @@
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
-use crate::Location;
+use crate::{BlobId, Location};
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -97,6 +97,7 @@ struct Inner {
     store: Option<String>,
     operation: Option<&'static str>,
     target: Option<String>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -110,6 +111,7 @@ impl Error {
             store: None,
             operation: None,
             target: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -149,9 +151,20 @@ impl Error {
         self.0.target.as_deref()
     }
 
+    /// After how long the storage asks to be tried again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
     /// Adds what a person could do about it; the first hint stays.
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Adds after how long the storage asks to be tried again.
+    pub fn with_retry_after(mut self, pause: Duration) -> Self {
+        self.0.retry_after = Some(pause);
         self
     }
 
@@ -218,6 +231,26 @@ impl Error {
     /// No blob at `at`.
     pub fn not_found(at: &Location) -> Self {
         Self::new(ErrorKind::NotFound, format!("no blob at {at}"))
+    }
+
+    /// No blob of this id.
+    pub fn no_blob(id: &BlobId) -> Self {
+        Self::new(ErrorKind::NotFound, format!("there is no blob {id}"))
+    }
+
+    /// The id has a blob, which is not this upload's.
+    pub fn taken(id: &BlobId) -> Self {
+        Self::new(ErrorKind::AlreadyExists, format!("{id} exists"))
+    }
+
+    /// A sweep took the upload while it was under way.
+    pub fn swept() -> Self {
+        Self::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
+    }
+
+    /// The task or thread that worked on it is gone: it panicked, or the process ends.
+    pub fn stopped(cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self::new(ErrorKind::Internal, "an operation was stopped").with_source(cause)
     }
 }
 

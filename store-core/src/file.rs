@@ -7,7 +7,7 @@ use futures::{
     stream::{self},
 };
 use rustix::{fs::SeekFrom, io::Errno};
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool};
 
@@ -51,7 +51,7 @@ pub async fn write(
         progress(chunk.len());
         if let Chunk::Data(bytes) = chunk {
             if let Some(write) = pending.take() {
-                write.await.map_err(stopped)??;
+                write.await.map_err(Error::stopped)??;
             }
             let file = Arc::clone(&file);
             pending = Some(spawn_blocking(move || {
@@ -60,7 +60,7 @@ pub async fn write(
         }
     }
     if let Some(write) = pending.take() {
-        write.await.map_err(stopped)??;
+        write.await.map_err(Error::stopped)??;
     }
     blocking(move || file.set_len(offset).map_err(|e| Error::from_io("cannot set the file's length", e)))
         .await?;
@@ -135,11 +135,7 @@ pub fn data_size(file: &File) -> io::Result<u64> {
 
 /// Runs `work` on a blocking thread. If the future is dropped, the work still ends by itself.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.map_err(stopped)?
-}
-
-fn stopped(error: JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a file operation was stopped").with_source(error)
+    spawn_blocking(work).await.map_err(Error::stopped)?
 }
 
 enum Piece {

@@ -72,7 +72,7 @@ impl Lanes {
                 return Err(match (&mut lane.done.0).await {
                     Ok(Err(refused)) => refused,
                     Ok(Ok(_)) => Error::new(ErrorKind::Internal, "a digest lane ended early"),
-                    Err(panic) => lost(panic),
+                    Err(panic) => Error::stopped(panic),
                 });
             }
         }
@@ -88,10 +88,10 @@ impl Lanes {
             running.push(done);
         }
         for mut done in running {
-            match (&mut done.0).await.map_err(lost)?? {
+            match (&mut done.0).await.map_err(Error::stopped)?? {
                 Worker::Hasher(hasher) => digests.insert(hasher.algorithm(), hasher.finish()),
                 Worker::Tap(tap) => {
-                    tokio::task::spawn_blocking(move || tap.finish()).await.map_err(lost)??;
+                    tokio::task::spawn_blocking(move || tap.finish()).await.map_err(Error::stopped)??;
                 }
             }
         }
@@ -130,7 +130,7 @@ async fn run(mut chunks: mpsc::Receiver<Chunk>, mut worker: Worker) -> Result<Wo
             Ok((worker, chunks))
         })
         .await
-        .map_err(lost)??;
+        .map_err(Error::stopped)??;
     }
     Ok(worker)
 }
@@ -147,8 +147,4 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-fn lost(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a digest lane stopped").with_source(error)
 }

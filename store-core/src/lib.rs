@@ -5,6 +5,7 @@ pub mod buffer;
 mod chunk;
 pub mod config;
 mod digest;
+pub mod driver;
 mod error;
 pub mod file;
 pub mod inspect;

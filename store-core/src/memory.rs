@@ -99,7 +99,7 @@ impl Backend for MemoryBackend {
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
         let mut state = self.lock();
         if state.blobs.contains_key(id) {
-            return Err(taken(id));
+            return Err(Error::taken(id));
         }
         let free = self.capacity - state.used;
         if size.needed().is_some_and(|needed| needed > free) {
@@ -180,7 +180,7 @@ impl Upload for MemoryUpload {
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         let mut guard = self.backend.lock();
         let state = &mut *guard;
-        let Some(staged) = state.staged.get_mut(&self.ticket) else { return Err(swept()) };
+        let Some(staged) = state.staged.get_mut(&self.ticket) else { return Err(Error::swept()) };
         let cost = match &chunk {
             Chunk::Data(bytes) => bytes.len() as u64,
             Chunk::Zeros(_) => 0,
@@ -218,9 +218,9 @@ impl Upload for MemoryUpload {
         let at = location(&self.id)?;
         let mut state = self.backend.lock();
         if state.blobs.contains_key(&self.id) {
-            return Err(taken(&self.id));
+            return Err(Error::taken(&self.id));
         }
-        let Some(staged) = state.staged.remove(&self.ticket) else { return Err(swept()) };
+        let Some(staged) = state.staged.remove(&self.ticket) else { return Err(Error::swept()) };
         let stat = Stat { size: meta.size, allocated: Some(staged.used), meta: Some(meta.clone()) };
         state.blobs.insert(self.id.clone(), Arc::new(Held { stat, chunks: staged.chunks }));
         Ok(at)
@@ -262,17 +262,9 @@ impl Download for Held {
     }
 }
 
-fn taken(id: &BlobId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
-}
-
 fn full() -> Error {
     Error::new(ErrorKind::NoSpace, "the memory store is full")
         .with_hint("raise its `capacity`, or delete blobs")
-}
-
-fn swept() -> Error {
-    Error::new(ErrorKind::NotFound, "the upload has been swept away")
 }
 
 /// Settings of a memory store.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Algorithm, Size, Span};
+use crate::{Algorithm, Error, Size, Span};
 
 /// What every store understands, whatever its backend: the keys that may stand beside a backend's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +101,9 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after the `failed`th failure, or `None` when it was the last attempt.
-    pub(crate) fn pause(&self, failed: u32) -> Option<Duration> {
+    /// The pause after the `failed`th failure, or `None` when it was the last attempt; longer if the storage asks for it,
+    /// up to the longest one.
+    pub(crate) fn pause(&self, failed: u32, error: &Error) -> Option<Duration> {
         if failed >= self.attempts {
             return None;
         }
@@ -111,7 +112,8 @@ impl Retry {
         let mut random = [0; 1];
         // Without randomness the pause is merely the longest one.
         let _ = getrandom::fill(&mut random);
-        Some(full - full.mul_f64(f64::from(random[0]) / 512.0))
+        let asked = error.retry_after().unwrap_or_default().min(self.max_delay.0);
+        Some((full - full.mul_f64(f64::from(random[0]) / 512.0)).max(asked))
     }
 }
 
@@ -140,17 +142,28 @@ impl Default for Timeout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn pauses_grow_to_their_limit_and_end() {
         let retry = Retry { attempts: 9, ..Retry::default() };
+        let busy = Error::new(ErrorKind::Unavailable, "busy");
         for failed in 1..9 {
             let full = Duration::from_millis(200 << (failed - 1)).min(Duration::from_secs(10));
-            let pause = retry.pause(failed).unwrap();
+            let pause = retry.pause(failed, &busy).unwrap();
             assert!(pause <= full && pause >= full / 2, "{failed}: {pause:?}");
         }
-        assert_eq!(retry.pause(9), None);
-        assert!(Retry { attempts: u32::MAX, ..retry }.pause(1000).is_some());
+        assert_eq!(retry.pause(9, &busy), None);
+        assert!(Retry { attempts: u32::MAX, ..retry }.pause(1000, &busy).is_some());
+    }
+
+    #[test]
+    fn a_storage_may_ask_for_a_longer_pause_up_to_the_limit() {
+        let (retry, busy) = (Retry::default(), Error::new(ErrorKind::Unavailable, "busy"));
+        let pause =
+            |seconds, error: Error| retry.pause(1, &error.with_retry_after(Duration::from_secs(seconds)));
+        assert_eq!(pause(3, busy), Some(Duration::from_secs(3)));
+        assert_eq!(pause(60, Error::new(ErrorKind::Unavailable, "busy")), Some(Duration::from_secs(10)));
     }
 
     #[test]

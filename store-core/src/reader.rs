@@ -226,7 +226,7 @@ impl Transfer {
                 Err(error) => {
                     self.stream = None;
                     self.failed += 1;
-                    let pause = self.reader.shared.options.retry.pause(self.failed);
+                    let pause = self.reader.shared.options.retry.pause(self.failed, &error);
                     let Some(pause) = pause.filter(|_| error.is_retryable()) else { return Err(error) };
                     tracing::debug!(offset = self.next, %error, "resuming a broken download");
                     metrics::counter!("imagestore_retries_total", "store" => self.reader.shared.name.clone(),

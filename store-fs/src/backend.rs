@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use crate::{
     FsConfig, Staging,
     client::{DataDir, OpenDir, dress, reserve},
-    error::{io, no_space, taken},
+    error::{io, no_space},
     location,
     upload::{FsUpload, SPARE_WRITES},
 };
@@ -143,7 +143,7 @@ impl Shared {
 
     fn begin(self: &Arc<Self>, id: &BlobId, size: SizeHint) -> Result<FsUpload> {
         if self.holder(id)?.is_some() {
-            return Err(taken(id));
+            return Err(Error::taken(id));
         }
         let directory = self.roomiest(size.needed().unwrap_or_default())?;
         // Direct I/O pays from a few writes on.
@@ -168,7 +168,7 @@ impl Shared {
         let first = self.directories.iter().min_by_key(|directory| &directory.path);
         let lock = first.map(|directory| directory.open()?.lock()).transpose()?;
         if self.holder(id)?.is_some_and(|holder| holder != target.path) {
-            return Err(taken(id));
+            return Err(Error::taken(id));
         }
         Ok(lock)
     }
@@ -196,7 +196,7 @@ impl Backend for FsBackend {
         let id = id.clone();
         self.run(move |shared| match shared.holder(&id)? {
             Some(directory) => location::of(directory, &id),
-            None => Err(Error::new(ErrorKind::NotFound, format!("there is no blob {id}"))),
+            None => Err(Error::no_blob(&id)),
         })
         .await
     }

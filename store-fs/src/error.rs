@@ -1,7 +1,7 @@
 use std::{fmt, path::Path};
 
 use rustix::io::Errno;
-use store_core::{BlobId, Error, ErrorKind};
+use store_core::{Error, ErrorKind};
 
 /// What a system call on a blob or data directory says.
 pub(crate) fn io(what: impl fmt::Display, errno: Errno) -> Error {
@@ -13,10 +13,6 @@ pub(crate) fn io(what: impl fmt::Display, errno: Errno) -> Error {
         Errno::BUSY | Errno::TXTBSY => Error::new(ErrorKind::InUse, format!("{what}: {errno}")),
         _ => Error::from_io(what, errno.into()),
     }
-}
-
-pub(crate) fn taken(id: &BlobId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
 }
 
 pub(crate) fn no_space(path: &Path, needed: u64, free: u64) -> Error {

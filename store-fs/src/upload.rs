@@ -8,13 +8,12 @@ use store_core::{
 };
 use tokio::{
     sync::OwnedSemaphorePermit,
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::{JoinHandle, spawn_blocking},
 };
 
 use crate::{
     backend::Shared,
     client::{OpenDir, Publish, Staged, forget, make_buffered, punch, share_blocks, sync_data},
-    error::taken,
     location,
 };
 
@@ -173,7 +172,7 @@ impl FsUpload {
         let Some(flushing) = &mut self.flushing else { return Ok(()) };
         let outcome = flushing.await;
         self.flushing = None;
-        outcome.map_err(stopped)?
+        outcome.map_err(Error::stopped)?
     }
 
     /// Waits until one more write may be under way; gives the permit of one of the spare ones, if it takes that.
@@ -196,7 +195,7 @@ impl FsUpload {
             let Some(oldest) = self.writing.front_mut() else { break };
             let outcome = oldest.await;
             self.writing.pop_front();
-            outcome.map_err(stopped)??;
+            outcome.map_err(Error::stopped)??;
         }
         Ok(())
     }
@@ -253,13 +252,13 @@ impl Upload for FsUpload {
         let committing = self.committing.insert(spawn_blocking(move || parts.publish(size, &meta)));
         let outcome = committing.await;
         self.committing = None;
-        match outcome.map_err(stopped)? {
+        match outcome.map_err(Error::stopped)? {
             Ok(()) => {
                 // No await from here on: a future dropped now would lose a blob that is there.
                 self.over = true;
                 location::of(&self.parts.directory.path, &self.parts.id)
             }
-            Err(Publish::Taken) => Err(taken(&self.parts.id)),
+            Err(Publish::Taken) => Err(Error::taken(&self.parts.id)),
             Err(Publish::Failed(error)) => Err(error),
         }
     }
@@ -324,8 +323,4 @@ fn write_at(parts: &Parts, bytes: Bytes, at: u64, direct: bool) -> Result<()> {
         bytes = copy.freeze();
     }
     file.write_all_at(&bytes, at).map_err(|e| Error::from_io("cannot write the blob", e))
-}
-
-fn stopped(error: JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a file operation was stopped").with_source(error)
 }

@@ -1,11 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    fmt,
-    fs::File,
-    ops::Range,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, fmt, fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{
@@ -18,12 +11,14 @@ use object_store::{
 use serde::{Deserialize, Serialize};
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
+    buffer::Pool,
+    driver::{Cutoff, Guarded, Request, read_ahead},
 };
 
 use crate::{
     ObjectConfig,
-    error::{from_object, stopped},
+    error::from_object,
     place::{Folder, Place},
     upload::ObjectUpload,
 };
@@ -141,7 +136,7 @@ impl Shared {
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
-        let mut swept = Swept::default();
+        let (mut swept, old) = (Swept::default(), Cutoff::new(age));
         let mut done = BTreeSet::new();
         // A long upload writes no mark but its data, which no list shows before they are complete: the mark's time
         // is that of its beginning.
@@ -150,7 +145,7 @@ impl Shared {
             while let Some(object) = found.next().await {
                 let object = object.map_err(|error| from_object("list uploads", error))?;
                 let Some((id, token)) = self.place.upload(&object.location) else { continue };
-                if !is_old(object.last_modified.timestamp(), age) {
+                if !old.takes(object.last_modified.timestamp()) {
                     continue;
                 }
                 if self.note(&id).await?.is_some_and(|note| note.token == token) {
@@ -169,13 +164,6 @@ impl Shared {
     }
 }
 
-/// Whether something is older than `age`, by the storage's clock; no clock is needed to take everything.
-fn is_old(modified: i64, age: Duration) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
-    age.is_zero() || modified <= before
-}
-
 impl fmt::Debug for ObjectBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ObjectBackend").field(&self.shared.place).finish()
@@ -188,14 +176,15 @@ impl Backend for ObjectBackend {
         &self.shared.info
     }
 
-    async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(ObjectUpload::begin(Arc::clone(&self.shared), id, size).await?))
+    async fn begin(&self, id: &BlobId, _: SizeHint) -> Result<Box<dyn Upload>> {
+        let steps = ObjectUpload::new(Arc::clone(&self.shared), id).await?;
+        Ok(Box::new(Guarded::begin(steps).await?))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
         match self.shared.note(id).await? {
             Some(_) => self.shared.place.location(id),
-            None => Err(Error::new(ErrorKind::NotFound, format!("there is no blob {id}"))),
+            None => Err(Error::no_blob(id)),
         }
     }
 
@@ -225,7 +214,7 @@ impl Backend for ObjectBackend {
     async fn delete(&self, at: &Location) -> Result<()> {
         let (shared, at) = (Arc::clone(&self.shared), at.clone());
         // A task of its own: a dropped future must not leave the bytes behind.
-        tokio::spawn(async move { shared.delete(&at).await }).await.map_err(stopped)?
+        Request::spawn(async move { shared.delete(&at).await }).await
     }
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
@@ -286,15 +275,11 @@ impl Download for ObjectDownload {
         let pieces = (range.start..range.end)
             .step_by(piece as usize)
             .map(move |start| start..range.end.min(start + piece));
-        // Tasks of their own, so that pieces come while the reader does something else.
-        let pieces = stream::iter(pieces).map(move |piece| {
+        let gets = pieces.map(move |piece| {
             let (objects, data, etag) = (Arc::clone(&objects), data.clone(), etag.clone());
-            let get = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-                get(&*objects, &data, etag, piece).await
-            }));
-            async move { get.await.map_err(stopped)? }
+            async move { get(&*objects, &data, etag, piece).await }
         });
-        Ok(pieces.buffered(self.shared.concurrency).map_ok(Chunk::Data).boxed())
+        Ok(read_ahead(gets, self.shared.concurrency).map_ok(Chunk::Data).boxed())
     }
 
     fn file(&self) -> Option<&Arc<File>> {

@@ -80,7 +80,7 @@ fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error
     } else {
         (ErrorKind::Internal, "the storage said something that this store does not know")
     };
-    Error::new(kind, format!("cannot {what}")).with_hint(hint).with_source(Cause(text))
+    Error::new(kind, format!("cannot {what}")).with_hint(hint).with_source(text)
 }
 
 fn without_addresses(text: &str) -> String {
@@ -95,22 +95,6 @@ fn without_addresses(text: &str) -> String {
     }
     kept.push_str(rest);
     kept
-}
-
-/// What the crate said, without addresses.
-#[derive(Debug)]
-struct Cause(String);
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Cause {}
-
-pub(crate) fn stopped(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a request was stopped").with_source(error)
 }
 
 #[cfg(test)]

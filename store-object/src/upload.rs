@@ -1,14 +1,17 @@
-use std::{collections::VecDeque, fs::File, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutPayload, path::Path};
-use store_core::{BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint, Upload, buffer::Buffer};
-use tokio::task::{JoinHandle, spawn};
+use store_core::{
+    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result,
+    buffer::Buffer,
+    driver::{InFlight, Pending, Request, Steps, token},
+};
+use tokio::sync::Mutex;
 
 use crate::{
     backend::{Note, Shared},
-    error::{from_object, stopped},
+    error::from_object,
     place::Folder,
 };
 
@@ -16,21 +19,19 @@ use crate::{
 pub(crate) struct ObjectUpload {
     target: Arc<Target>,
     filling: Option<Buffer>,
-    /// Requests under way stay here while they are awaited, so that none is lost with a future.
-    opening: Option<JoinHandle<Result<()>>>,
-    starting: Option<JoinHandle<Result<Box<dyn MultipartUpload>>>>,
-    parts: Option<Box<dyn MultipartUpload>>,
-    /// Parts on their way, oldest first.
-    flying: VecDeque<JoinHandle<Result<()>>>,
-    copying: Option<JoinHandle<Result<()>>>,
+    opening: Pending<()>,
+    starting: Pending<Box<dyn MultipartUpload>>,
+    /// Here until it is completed, also while a commit has it.
+    parts: Parts,
+    /// There is such an upload.
+    has_parts: bool,
+    /// Parts on their way.
+    flying: InFlight<Request<()>>,
+    copying: Pending<()>,
     copied: bool,
-    committing: Option<JoinHandle<Committed>>,
-    cleaning: Option<JoinHandle<Result<()>>>,
-    over: bool,
 }
 
-/// What became of a commit, and an upload of parts that it could not complete.
-type Committed = (Result<()>, Option<Box<dyn MultipartUpload>>);
+type Parts = Arc<Mutex<Option<Box<dyn MultipartUpload>>>>;
 
 /// Where an upload goes.
 struct Target {
@@ -43,39 +44,25 @@ struct Target {
 }
 
 impl ObjectUpload {
-    /// Starts an upload by writing its mark: what is found of a killed process.
-    pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, _: SizeHint) -> Result<Self> {
+    /// Prepares an upload; nothing is written yet.
+    pub(crate) async fn new(store: Arc<Shared>, id: &BlobId) -> Result<Self> {
         if store.note(id).await?.is_some() {
-            return Err(taken(id));
+            return Err(Error::taken(id));
         }
-        let token = random_token()?;
+        let token = token()?;
         let data = store.place.of_upload(Folder::Data, id, &token);
         let mark = store.place.of_upload(Folder::Upload, id, &token);
-        let target = Arc::new(Target { store, id: id.clone(), token, data, mark });
-        let marking = Arc::clone(&target);
-        let opening = spawn(async move {
-            let put = marking.store.objects.put(&marking.mark, PutPayload::new()).await;
-            put.map(drop).map_err(|error| from_object("start an upload", error))
-        });
-        let mut upload = Self {
-            target,
+        Ok(Self {
+            target: Arc::new(Target { store, id: id.clone(), token, data, mark }),
             filling: None,
-            opening: Some(opening),
-            starting: None,
-            parts: None,
-            flying: VecDeque::new(),
-            copying: None,
+            opening: Pending::default(),
+            starting: Pending::default(),
+            parts: Parts::default(),
+            has_parts: false,
+            flying: InFlight::default(),
+            copying: Pending::default(),
             copied: false,
-            committing: None,
-            cleaning: None,
-            over: false,
-        };
-        if let Some(opening) = &mut upload.opening {
-            let opened = opening.await;
-            upload.opening = None;
-            opened.map_err(stopped).flatten()?;
-        }
-        Ok(upload)
+        })
     }
 
     async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
@@ -98,59 +85,46 @@ impl ObjectUpload {
 
     /// Waits for the oldest part on its way.
     async fn land(&mut self) -> Result<()> {
-        let Some(oldest) = self.flying.front_mut() else { return Ok(()) };
-        let outcome = oldest.await;
-        self.flying.pop_front();
-        outcome.map_err(stopped).flatten()
+        self.flying.next().await.transpose().map(drop)
     }
 
     /// Sends what is in the buffer as the next part.
     async fn send(&mut self) -> Result<()> {
-        if self.parts.is_none() {
+        if !self.has_parts {
             let target = Arc::clone(&self.target);
-            let starting = self.starting.get_or_insert_with(|| {
-                spawn(async move {
-                    let started = target.store.objects.put_multipart(&target.data).await;
-                    started.map_err(|error| from_object("start an upload", error))
-                })
-            });
-            let started = starting.await;
-            self.starting = None;
-            self.parts = Some(started.map_err(stopped).flatten()?);
+            let start = async move {
+                let started = target.store.objects.put_multipart(&target.data).await;
+                started.map_err(|error| from_object("start an upload", error))
+            };
+            let started = self.starting.run(Request::spawn(start)).await?;
+            self.parts = Arc::new(Mutex::new(Some(started)));
+            self.has_parts = true;
         }
-        let (Some(parts), Some(buffer)) = (&mut self.parts, self.filling.take()) else { return Ok(()) };
+        let mut parts = self.parts.lock().await;
+        let (Some(parts), Some(buffer)) = (parts.as_mut(), self.filling.take()) else { return Ok(()) };
         let part = parts.put_part(PutPayload::from_bytes(buffer.freeze()));
-        self.flying
-            .push_back(spawn(async move { part.await.map_err(|error| from_object("send a part", error)) }));
+        let send = async move { part.await.map_err(|error| from_object("send a part", error)) };
+        self.flying.push(Request::spawn(send), 0);
         Ok(())
-    }
-
-    /// Hands all that is under way to a task that removes it.
-    fn clean(&mut self) -> JoinHandle<Result<()>> {
-        let remains = Remains {
-            target: Arc::clone(&self.target),
-            opening: self.opening.take(),
-            starting: self.starting.take(),
-            parts: self.parts.take(),
-            flying: std::mem::take(&mut self.flying).into(),
-            copying: self.copying.take(),
-            committing: self.committing.take(),
-        };
-        spawn(remains.remove())
     }
 }
 
-#[async_trait]
-impl Upload for ObjectUpload {
+impl Steps for ObjectUpload {
+    /// Writes the mark: what is found of a killed process.
+    async fn begin(&mut self) -> Result<()> {
+        let target = Arc::clone(&self.target);
+        let put = async move {
+            let put = target.store.objects.put(&target.mark, PutPayload::new()).await;
+            put.map(drop).map_err(|error| from_object("start an upload", error))
+        };
+        self.opening.run(Request::spawn(put)).await
+    }
+
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         for bytes in chunk.into_bytes() {
             self.fill(bytes).await?;
         }
         Ok(())
-    }
-
-    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
-        Ok(None)
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
@@ -162,95 +136,95 @@ impl Upload for ObjectUpload {
         }
         let source = store.place.of_upload(Folder::Data, &id, &note.token);
         let target = Arc::clone(&self.target);
-        let copying = self.copying.insert(spawn(async move {
+        let copy = async move {
             let copied = target.store.objects.copy(&source, &target.data).await;
             copied.map_err(|error| from_object("copy a blob", error))
-        }));
-        let outcome = copying.await;
-        self.copying = None;
+        };
         self.copied = true;
-        outcome.map_err(stopped).flatten()
+        self.copying.run(Request::spawn(copy)).await
     }
 
-    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
-        if self.parts.is_some() && self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
+    async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
+        if self.has_parts && self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
             self.send().await?;
         }
         while !self.flying.is_empty() {
             self.land().await?;
         }
-        let body = match (self.parts.take(), self.copied) {
-            (Some(parts), _) => Body::Parts(parts),
-            (None, true) => Body::There,
-            (None, false) => Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()),
+        let body = match (self.has_parts, self.copied) {
+            (true, _) => Body::Parts(Arc::clone(&self.parts)),
+            (false, true) => Body::There,
+            (false, false) => Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()),
         };
         let (target, meta) = (Arc::clone(&self.target), meta.clone());
-        let committing = self.committing.insert(spawn(async move { target.commit(body, &meta).await }));
-        let (outcome, left) = committing.await.map_err(stopped)?;
-        if outcome.is_err() {
-            // What became of it is looked up in the clean-up.
-            self.committing = Some(spawn(std::future::ready((Ok(()), left))));
-        }
-        outcome?;
-        // No await from here on: a future dropped now would lose a blob that is there.
-        self.committing = None;
-        self.over = true;
+        Ok(Request::spawn(async move { target.commit(body, &meta).await }))
+    }
+
+    fn location(&self) -> Result<Location> {
         self.target.store.place.location(&self.target.id)
     }
 
-    async fn abort(&mut self) -> Result<()> {
-        if self.over {
-            return Ok(());
+    async fn discard(self, committed: bool) -> Result<()> {
+        let (target, store) = (&self.target, &self.target.store);
+        self.flying.stop(Duration::ZERO).await;
+        self.opening.left().await; // The mark is removed in any case.
+        self.copying.left().await; // So is the copy.
+        let parts = self.parts.lock().await.take();
+        if let Some(mut parts) = self.starting.left().await.or(parts) {
+            match parts.abort().await {
+                // Of a storage that has no such request, time takes the parts.
+                Ok(())
+                | Err(object_store::Error::NotSupported { .. } | object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(from_object("abort an upload", error)),
+            }
         }
-        if self.cleaning.is_none() {
-            self.cleaning = Some(self.clean());
+        if committed {
+            let note = store.note(&target.id).await?;
+            if note.is_some_and(|note| note.token == target.token) {
+                store.remove(&store.place.note(&target.id)).await?;
+            }
         }
-        let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
-        let outcome = cleaning.await.map_err(stopped).flatten();
-        self.over = true;
-        outcome
-    }
-}
-
-impl Drop for ObjectUpload {
-    /// For a `begin` that was dropped, and for an abort that was given up: it goes on, and nobody waits for it.
-    fn drop(&mut self) {
-        if !self.over && self.cleaning.is_none() && tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.clean());
-        }
+        store.remove(&target.data).await?;
+        store.remove(&target.mark).await
     }
 }
 
 /// The data of an upload before its commit.
 enum Body {
-    Parts(Box<dyn MultipartUpload>),
+    Parts(Parts),
     Whole(Bytes),
     /// The storage has copied them.
     There,
 }
 
 impl Target {
-    /// Completes the data, then writes the note. An upload of parts that was not completed is given back.
-    async fn commit(&self, body: Body, meta: &Meta) -> Committed {
-        let objects = &self.store.objects;
-        let wrote = |error| from_object("write a blob", error);
+    /// Completes the data, then writes the note.
+    async fn commit(&self, body: Body, meta: &Meta) -> Result<()> {
         match body {
             Body::There => {}
             Body::Whole(bytes) => {
-                if let Err(error) = objects.put(&self.data, PutPayload::from_bytes(bytes)).await {
-                    return (Err(wrote(error)), None);
-                }
+                let put = self.store.objects.put(&self.data, PutPayload::from_bytes(bytes)).await;
+                put.map_err(|error| from_object("write a blob", error))?;
             }
-            Body::Parts(mut parts) => {
-                if let Err(error) = parts.complete().await {
-                    // The reply may have been lost.
-                    if !objects.head(&self.data).await.is_ok_and(|found| found.size == meta.size) {
-                        return (Err(wrote(error)), Some(parts));
-                    }
-                }
+            Body::Parts(parts) => self.complete(&parts, meta.size).await?,
+        }
+        self.publish(meta).await
+    }
+
+    /// Completes an upload of parts, which stays in its place for the clean-up if that fails.
+    async fn complete(&self, parts: &Parts, size: u64) -> Result<()> {
+        let mut place = parts.lock().await;
+        if let Some(parts) = place.as_mut()
+            && let Err(error) = parts.complete().await
+        {
+            // The reply may have been lost.
+            let found = self.store.objects.head(&self.data).await;
+            if !found.is_ok_and(|found| found.size == size) {
+                return Err(from_object("write a blob", error));
             }
         }
-        (self.publish(meta).await, None)
+        *place = None;
+        Ok(())
     }
 
     async fn publish(&self, meta: &Meta) -> Result<()> {
@@ -263,7 +237,7 @@ impl Target {
         // Gone if a sweep took the upload: then its data are gone, or will be.
         let mark = objects.head(&self.mark).await.map_err(|error| from_object("look at an upload", error));
         mark.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => swept(),
+            ErrorKind::NotFound => Error::swept(),
             _ => error,
         })?;
         let note = Note { token: self.token.clone(), meta: meta.clone() };
@@ -273,7 +247,7 @@ impl Target {
             // Whatever is said, the note tells whose blob it is.
             match self.store.note(&self.id).await? {
                 Some(found) if found.token == self.token => {}
-                Some(_) => return Err(taken(&self.id)),
+                Some(_) => return Err(Error::taken(&self.id)),
                 None => return Err(from_object("commit a blob", error)),
             }
         }
@@ -282,73 +256,4 @@ impl Target {
         }
         Ok(())
     }
-}
-
-/// What an upload that is not wanted leaves.
-struct Remains {
-    target: Arc<Target>,
-    opening: Option<JoinHandle<Result<()>>>,
-    starting: Option<JoinHandle<Result<Box<dyn MultipartUpload>>>>,
-    parts: Option<Box<dyn MultipartUpload>>,
-    flying: Vec<JoinHandle<Result<()>>>,
-    copying: Option<JoinHandle<Result<()>>>,
-    committing: Option<JoinHandle<Committed>>,
-}
-
-impl Remains {
-    async fn remove(self) -> Result<()> {
-        let store = &self.target.store;
-        for part in &self.flying {
-            part.abort();
-        }
-        for part in self.flying {
-            let _ = part.await; // Whatever it wrote goes away now.
-        }
-        if let Some(opening) = self.opening {
-            let _ = opening.await; // The mark is removed in any case.
-        }
-        if let Some(copying) = self.copying {
-            let _ = copying.await; // So is the copy.
-        }
-        let mut parts = self.parts;
-        if let Some(starting) = self.starting {
-            parts = starting.await.ok().and_then(Result::ok);
-        }
-        // It is not stopped: a request that was sent may be carried out later, and must not be after this.
-        let committed = self.committing.is_some();
-        if let Some(committing) = self.committing {
-            parts = committing.await.ok().and_then(|(_, left)| left);
-        }
-        if let Some(mut parts) = parts {
-            match parts.abort().await {
-                // Of a storage that has no such request, time takes the parts.
-                Ok(())
-                | Err(object_store::Error::NotSupported { .. } | object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(from_object("abort an upload", error)),
-            }
-        }
-        if committed {
-            let note = store.note(&self.target.id).await?;
-            if note.is_some_and(|note| note.token == self.target.token) {
-                store.remove(&store.place.note(&self.target.id)).await?;
-            }
-        }
-        store.remove(&self.target.data).await?;
-        store.remove(&self.target.mark).await
-    }
-}
-
-fn taken(id: &BlobId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
-}
-
-fn swept() -> Error {
-    Error::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
-}
-
-fn random_token() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("the system has no random numbers: {e}")))?;
-    Ok(hex::encode(bytes))
 }

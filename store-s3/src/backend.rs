@@ -1,11 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    fmt,
-    fs::File,
-    ops::Range,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, fmt, fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{
@@ -14,15 +7,16 @@ use futures::{
 };
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
+    buffer::Pool,
+    driver::{Cutoff, Guarded, Request, again, read_ahead},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     S3Config,
-    client::{Client, Creation, Listed, Pending, again, patiently},
+    client::{Client, Creation, Listed, Pending},
     config::{Conditional, Sse, host_of},
-    error::{region_of, stopped},
+    error::region_of,
     location::{Place, RESERVED, Theirs},
     upload::S3Upload,
 };
@@ -144,7 +138,7 @@ impl Shared {
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
-        let old = Old::new(age);
+        let old = Cutoff::new(age);
         let mut swept = Swept::default();
         let mut keys = BTreeSet::new();
         for upload in self.client.uploads(&self.place.prefix).await? {
@@ -161,7 +155,7 @@ impl Shared {
         loop {
             let (page, more) = self.client.list(&prefix, next).await?;
             let mut checks = stream::iter(page)
-                .filter(|sidecar| std::future::ready(old.is(sidecar.modified)))
+                .filter(|sidecar| std::future::ready(old.takes(sidecar.modified)))
                 .map(|sidecar| self.sweep_sidecar(sidecar, old))
                 .buffer_unordered(SWEPT_AT_ONCE);
             while let Some((key, found, bytes)) = checks.try_next().await? {
@@ -181,14 +175,14 @@ impl Shared {
     }
 
     /// Removes claims whose uploads ended without giving them up.
-    async fn sweep_claims(&self, old: Old) -> Result<()> {
+    async fn sweep_claims(&self, old: Cutoff) -> Result<()> {
         if self.client.creation != Creation::Claimed {
             return Ok(());
         }
         let mut next = None;
         loop {
             let (page, more) = self.client.list(&self.place.claims(), next).await?;
-            for claim in page.iter().filter(|claim| old.is(claim.modified)) {
+            for claim in page.iter().filter(|claim| old.takes(claim.modified)) {
                 self.client.delete(&claim.key).await?;
             }
             match more {
@@ -199,12 +193,12 @@ impl Shared {
     }
 
     /// Aborts an upload if nothing has come for long, and says how many bytes it had.
-    async fn sweep_upload(&self, upload: &Pending, old: Old) -> Result<Option<u64>> {
-        if !old.is(upload.initiated) {
+    async fn sweep_upload(&self, upload: &Pending, old: Cutoff) -> Result<Option<u64>> {
+        if !old.takes(upload.initiated) {
             return Ok(None);
         }
         let Some(parts) = self.client.parts(&upload.key, &upload.upload).await? else { return Ok(None) };
-        if parts.newest.is_some_and(|newest| !old.is(newest)) {
+        if parts.newest.is_some_and(|newest| !old.takes(newest)) {
             return Ok(None);
         }
         self.client.abort(&upload.key, &upload.upload).await?;
@@ -213,7 +207,7 @@ impl Shared {
 
     /// Removes a sidecar that belongs to no object and no live upload, and the dead uploads of its key, which servers
     /// list by their whole key only. Says which key it was, what was removed, and how many bytes that had.
-    async fn sweep_sidecar(&self, sidecar: Listed, old: Old) -> Result<(String, u64, u64)> {
+    async fn sweep_sidecar(&self, sidecar: Listed, old: Cutoff) -> Result<(String, u64, u64)> {
         let Some((key, token)) = self.place.owner(&sidecar.key) else { return Ok((sidecar.key, 0, 0)) };
         let owner = self.client.head(&key).await?;
         if owner.is_some_and(|object| object.token.as_deref() == Some(token)) {
@@ -248,25 +242,6 @@ impl Shared {
     }
 }
 
-/// What counts as old. Times are the server's, so that a wrong clock here shifts what is old.
-#[derive(Clone, Copy)]
-struct Old {
-    before: Option<i64>,
-}
-
-impl Old {
-    fn new(age: Duration) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
-        // No clock is needed to take everything.
-        Self { before: (!age.is_zero()).then_some(before) }
-    }
-
-    fn is(self, time: i64) -> bool {
-        self.before.is_none_or(|before| time <= before)
-    }
-}
-
 impl fmt::Debug for S3Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("S3Backend").field(&self.shared.place).finish()
@@ -280,14 +255,15 @@ impl Backend for S3Backend {
     }
 
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(S3Upload::begin(Arc::clone(&self.shared), id, size).await?))
+        let steps = S3Upload::new(Arc::clone(&self.shared), id, size).await?;
+        Ok(Box::new(Guarded::begin(steps).await?))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
         let key = self.shared.place.key(id);
         match self.shared.client.head(&key).await? {
             Some(_) => self.shared.place.location(&key),
-            None => Err(Error::new(ErrorKind::NotFound, format!("there is no blob {id}"))),
+            None => Err(Error::no_blob(id)),
         }
     }
 
@@ -303,7 +279,7 @@ impl Backend for S3Backend {
         let (shared, at) = (Arc::clone(&self.shared), at.clone());
         let name = shared.place.find(&at)?;
         // A task of its own: a dropped future must not leave the metadata behind.
-        tokio::spawn(async move { shared.delete(&name, &at).await }).await.map_err(stopped)?
+        Request::spawn(async move { shared.delete(&name, &at).await }).await
     }
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
@@ -361,18 +337,11 @@ impl Download for S3Download {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, key, etag) = (self.client.clone(), Arc::<str>::from(&*self.key), self.etag.clone());
         let size = self.stat.size;
-        // Tasks of their own, so that pieces come while the reader does something else.
-        let pieces = stream::iter(pieces(range, self.pieces)).map(move |piece| {
+        let gets = pieces(range, self.pieces).map(move |piece| {
             let (client, key, etag) = (client.clone(), Arc::clone(&key), etag.clone());
-            // What breaks is resumed by the reader; but it does not know for how long a server wants to be left alone.
-            let get = async move {
-                patiently(|| client.get_range(&key, etag.as_deref(), piece.clone(), size)).await
-            };
-            let get = AbortOnDropHandle::new(tokio::spawn(get));
-            async move { get.await.map_err(stopped)? }
+            async move { client.get_range(&key, etag.as_deref(), piece, size).await }
         });
-        let chunks = pieces
-            .buffered(self.ahead)
+        let chunks = read_ahead(gets, self.ahead)
             .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
             .try_flatten();
         Ok(chunks.boxed())

@@ -1,6 +1,6 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
-use std::{future::Future, ops::Range, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::{
@@ -25,12 +25,12 @@ use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use store_core::{Error, ErrorKind, Result, Secret, file::blocking};
+use store_core::{Error, ErrorKind, Result, Secret, driver::again, file::blocking};
 
 use crate::{
     S3Config,
     config::{Checksum, Conditional, PathStyle, Sse},
-    error::{from_sdk, late, wait_of},
+    error::{from_sdk, late},
     location::Theirs,
 };
 
@@ -175,52 +175,6 @@ where
 {
     let answer = tokio::time::timeout(limit, call).await.map_err(|_| late(what))?;
     answer.map_err(|error| from_sdk(what, &error))
-}
-
-/// How often a request is made before it is given up, with pauses in between.
-pub(crate) const ATTEMPTS: u32 = 5;
-
-/// Repeats what failed for a reason that may pass. A server that refuses a write often closes the connection, which the
-/// next request then finds broken.
-pub(crate) async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
-    let mut failed = 0;
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
-                tracing::debug!(%error, "trying again");
-                failed += 1;
-                pause(failed, Some(&error)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Repeats only what the server asks to be repeated later.
-pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
-    let mut failed = 0;
-    loop {
-        match call().await {
-            Err(error) if wait_of(&error).is_some() && error.is_retryable() && failed + 1 < ATTEMPTS => {
-                failed += 1;
-                pause(failed, Some(&error)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// The longest that a `Retry-After` is obeyed: MinIO asks for a minute, and means the next moment.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// 100 ms, doubled with each failure, and up to as much again at random; longer if the server asks for it.
-pub(crate) async fn pause(failed: u32, error: Option<&Error>) {
-    let mut random = [0; 1];
-    // Without randomness the pause is merely the shortest one.
-    let _ = getrandom::fill(&mut random);
-    let base = Duration::from_millis(100 << failed.min(6));
-    let asked = error.and_then(wait_of).unwrap_or_default().min(PATIENCE);
-    tokio::time::sleep((base + base.mul_f64(f64::from(random[0]) / 255.0)).max(asked)).await;
 }
 
 impl Client {

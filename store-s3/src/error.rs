@@ -4,7 +4,7 @@ use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
 };
-use store_core::{BlobId, Error, ErrorKind};
+use store_core::{Error, ErrorKind};
 
 /// What the server, or the way to it, says.
 ///
@@ -17,12 +17,14 @@ where
         SdkError::ServiceError(service) => {
             let (raw, error) = (service.raw(), service.err());
             let named = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
-            let advice = Advice {
-                region: named.or_else(|| region_in(raw.body().bytes().unwrap_or_default())),
-                wait: raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()),
-            };
+            let region = named.or_else(|| region_in(raw.body().bytes().unwrap_or_default()));
             let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
-            answer(what, raw.status().as_u16(), code, message, advice)
+            let error = answer(what, raw.status().as_u16(), code, message, region);
+            // In seconds: no server is known to send a date.
+            match raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()) {
+                Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+                None => error,
+            }
         }
         SdkError::ResponseError(response) => {
             let status = response.raw().status().as_u16();
@@ -41,39 +43,23 @@ where
     }
 }
 
-/// What a refusal says of a request that would work.
-#[derive(Clone, Debug, Default)]
-struct Advice {
-    /// The region of the bucket.
-    region: Option<String>,
-    /// After how many seconds to come back.
-    wait: Option<u32>,
-}
+/// The region of the bucket, as a refusal names it.
+#[derive(Debug)]
+struct Region(String);
 
-impl std::fmt::Display for Advice {
+impl std::fmt::Display for Region {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.region, self.wait) {
-            (Some(region), _) => write!(f, "the bucket is in the region {region}"),
-            (None, Some(wait)) => write!(f, "the server asks to wait for {wait} s"),
-            (None, None) => f.write_str("the server gives no advice"),
-        }
+        write!(f, "the bucket is in the region {}", self.0)
     }
 }
 
-impl StdError for Advice {}
-
-fn advice(error: &Error) -> Option<&Advice> {
-    StdError::source(error)?.downcast_ref()
-}
+impl StdError for Region {}
 
 /// The region that a bucket is in, where the error is that a request was not signed for it.
 pub(crate) fn region_of(error: &Error) -> Option<&str> {
-    advice(error).filter(|_| error.kind() == ErrorKind::Invalid)?.region.as_deref()
-}
-
-/// How long the server asks to wait before the request is made again.
-pub(crate) fn wait_of(error: &Error) -> Option<Duration> {
-    Some(Duration::from_secs(advice(error)?.wait?.into()))
+    let region: &Region =
+        StdError::source(error).filter(|_| error.kind() == ErrorKind::Invalid)?.downcast_ref()?;
+    Some(&region.0)
 }
 
 /// What the body of a refusal says of the region, in XML.
@@ -90,7 +76,7 @@ pub(crate) fn late(what: &str) -> Error {
 }
 
 /// Kind and hint of each error code; codes differ between servers, so that the status decides where none is known.
-fn answer(what: &str, status: u16, code: &str, message: &str, advice: Advice) -> Error {
+fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<String>) -> Error {
     use ErrorKind as Kind;
     let full = message.contains("no space left") || message.contains("minimum free drive threshold");
     let (kind, hint) = match code {
@@ -149,16 +135,16 @@ fn answer(what: &str, status: u16, code: &str, message: &str, advice: Advice) ->
     let code = if code.is_empty() { "no code" } else { code };
     let message = if message.is_empty() { String::new() } else { format!(": {message}") };
     let error = Error::new(kind, format!("cannot {what}: status {status}, {code}{message}"));
-    let error = match (hint, &advice.region) {
+    let error = match (hint, &region) {
         (Some(_), Some(region)) if kind == Kind::Invalid => {
             error.with_hint(format!("the bucket is in the region {region}; set `region` to it"))
         }
         (Some(hint), _) => error.with_hint(hint),
         (None, _) => error,
     };
-    match advice {
-        Advice { region: None, wait: None } => error,
-        advice => error.with_source(advice),
+    match region {
+        Some(region) => error.with_source(Region(region)),
+        None => error,
     }
 }
 
@@ -201,31 +187,7 @@ fn unreachable(what: &str, text: &str, passing: bool) -> Error {
             let text = format!("cannot {what}: {text}");
             return Error::new(ErrorKind::Internal, text);
         };
-    Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(Cause(text.to_owned()))
-}
-
-/// The SDK's words on a failure without a response: host, port and reasons of the network, no request.
-#[derive(Debug)]
-struct Cause(String);
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Cause {}
-
-pub(crate) fn taken(id: &BlobId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
-}
-
-pub(crate) fn swept() -> Error {
-    Error::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
-}
-
-pub(crate) fn stopped(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a request was stopped").with_source(error)
+    Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(text)
 }
 
 #[cfg(test)]
@@ -254,22 +216,20 @@ mod tests {
             (501, "NotImplemented", ErrorKind::Unsupported),
             (400, "Unheard", ErrorKind::Internal),
         ] {
-            let error = answer("x", status, code, "", Advice::default());
+            let error = answer("x", status, code, "", None);
             assert_eq!(error.kind(), kind, "{status} {code}");
         }
-        let full = answer("x", 500, "InternalError", "write: no space left on device", Advice::default());
+        let full = answer("x", 500, "InternalError", "write: no space left on device", None);
         assert_eq!(full.kind(), ErrorKind::NoSpace);
-        let advice = Advice { region: region_in(b"<Error><Region>eu-1</Region></Error>"), wait: None };
-        let elsewhere = answer("x", 400, "AuthorizationHeaderMalformed", "", advice);
+        let region = region_in(b"<Error><Region>eu-1</Region></Error>");
+        let elsewhere = answer("x", 400, "AuthorizationHeaderMalformed", "", region);
         assert_eq!(region_of(&elsewhere), Some("eu-1"));
         assert_eq!(elsewhere.hint(), Some("the bucket is in the region eu-1; set `region` to it"));
     }
 
     #[test]
-    fn a_server_may_ask_for_patience() {
-        let busy = answer("x", 503, "SlowDown", "", Advice { region: None, wait: Some(60) });
-        assert_eq!(wait_of(&busy), Some(Duration::from_secs(60)));
-        assert_eq!((wait_of(&late("x")), region_of(&busy)), (None, None));
+    fn a_region_is_a_plain_word() {
+        assert_eq!(region_in(b"<Region>eu-1</Region>").as_deref(), Some("eu-1"));
         assert_eq!(region_in(b"<Region>\r\nHost: evil</Region>"), None);
     }
 

@@ -1,18 +1,16 @@
-use std::{collections::VecDeque, fs::File, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use aws_sdk_s3::types::CompletedPart;
 use bytes::{Buf, Bytes};
 use store_core::{
-    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint, Upload,
+    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint,
     buffer::{Buffer, Pool},
+    driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
 };
-use tokio::task::{JoinHandle, spawn};
 
 use crate::{
     backend::Shared,
-    client::{ATTEMPTS, Creation, Only, Source, again, pause},
-    error::{stopped, swept, taken},
+    client::{Creation, Only, Source},
     plan::{MAX_PARTS, Plan},
 };
 
@@ -29,12 +27,11 @@ pub(crate) struct S3Upload {
     /// Buffers of the size of the next piece.
     pool: Pool,
     filling: Option<Buffer>,
-    /// Requests under way stay here while they are awaited, so that none is lost with a future.
-    opening: Option<JoinHandle<Result<Option<String>>>>,
-    creating: Option<JoinHandle<Result<String>>>,
+    opening: Pending<Option<String>>,
+    creating: Pending<String>,
     upload: Option<String>,
-    /// Parts on their way, oldest first.
-    flying: VecDeque<Flying>,
+    /// Parts on their way.
+    flying: InFlight<Request<Landed>>,
     parts: Vec<CompletedPart>,
     started: i32,
     /// The server keeps the checksums of the parts: of none it copies.
@@ -43,11 +40,8 @@ pub(crate) struct S3Upload {
     gathering: Option<Gathering>,
     /// Some part was gathered.
     gathered: bool,
-    committing: Option<JoinHandle<Result<()>>>,
     /// The entity tag that the sidecar had before the commit.
     sidecar_etag: Option<String>,
-    cleaning: Option<JoinHandle<Result<()>>>,
-    over: bool,
 }
 
 /// Where an upload goes.
@@ -61,13 +55,11 @@ struct Target {
     sidecar: String,
 }
 
-/// A request that ends in a part.
-struct Flying {
-    task: JoinHandle<Result<CompletedPart>>,
-    /// The bytes that it holds in memory.
-    held: u64,
-    /// It is a piece of the part that is being gathered.
-    piece: bool,
+/// What a request ends in.
+enum Landed {
+    Part(CompletedPart),
+    /// A piece of the part that is being gathered.
+    Piece(CompletedPart),
 }
 
 /// A long part on its way: an upload of its own.
@@ -86,46 +78,33 @@ const COPIED_PART: u64 = 256 << 20;
 const CLAIM_ATTEMPTS: u32 = 12;
 
 impl S3Upload {
-    /// Starts an upload by writing its sidecar, still empty: what is found of a killed process.
-    pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+    /// Prepares an upload; nothing is written yet.
+    pub(crate) async fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
         let key = store.place.key(id);
         let plan = Plan::new(&store.config, hint.total)?;
         if store.client.head(&key).await?.is_some() {
-            return Err(taken(id));
+            return Err(Error::taken(id));
         }
-        let token = random_token()?;
+        let token = token()?;
         let sidecar = store.place.sidecar(id.as_str(), &token);
         let pool = pool_of(&store, plan.piece(1));
         let target = Arc::new(Target { store, id: id.clone(), key, token, sidecar });
-        let opening = {
-            let target = Arc::clone(&target);
-            spawn(async move { target.store.client.put(&target.sidecar, Bytes::new(), Only::Always).await })
-        };
-        let mut upload = Self {
+        Ok(Self {
             target,
             plan,
             pool,
             filling: None,
-            opening: Some(opening),
-            creating: None,
+            opening: Pending::default(),
+            creating: Pending::default(),
             upload: None,
-            flying: VecDeque::new(),
+            flying: InFlight::default(),
             parts: Vec::new(),
             started: 0,
             kept: !plan.may_gather(),
             gathering: None,
             gathered: false,
-            committing: None,
             sidecar_etag: None,
-            cleaning: None,
-            over: false,
-        };
-        if let Some(opening) = &mut upload.opening {
-            let opened = opening.await;
-            upload.opening = None;
-            upload.sidecar_etag = opened.map_err(stopped).flatten()?;
-        }
-        Ok(upload)
+        })
     }
 
     async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
@@ -148,9 +127,7 @@ impl S3Upload {
     async fn make_room(&mut self) -> Result<()> {
         let config = &self.target.store.config;
         let (window, most) = (config.window.0, config.concurrency as usize);
-        let part = self.pool.size() as u64;
-        let held = |flying: &VecDeque<Flying>| flying.iter().map(|request| request.held).sum::<u64>();
-        while self.flying.len() >= most || held(&self.flying).saturating_add(part) > window.max(part) {
+        while !self.flying.has_room(self.pool.size() as u64, window, most) {
             self.land().await?;
         }
         Ok(())
@@ -158,14 +135,12 @@ impl S3Upload {
 
     /// Waits for the oldest part on its way.
     async fn land(&mut self) -> Result<()> {
-        let Some(oldest) = self.flying.front_mut() else { return Ok(()) };
-        let outcome = (&mut oldest.task).await;
-        let piece = oldest.piece;
-        self.flying.pop_front();
-        let part = outcome.map_err(stopped).flatten()?;
-        match &mut self.gathering {
-            Some(gathering) if piece => gathering.pieces.push(part),
-            _ => self.parts.push(part),
+        match self.flying.next().await.transpose()? {
+            Some(Landed::Part(part)) => self.parts.push(part),
+            Some(Landed::Piece(piece)) => {
+                self.gathering.iter_mut().for_each(|gathering| gathering.pieces.push(piece.clone()));
+            }
+            None => {}
         }
         Ok(())
     }
@@ -206,12 +181,8 @@ impl S3Upload {
 
     async fn create(&mut self, key: String) -> Result<String> {
         let (target, kept) = (Arc::clone(&self.target), self.kept);
-        let creating = self.creating.insert(spawn(async move {
-            again(|| target.store.client.create(&key, &target.token, kept)).await
-        }));
-        let created = creating.await;
-        self.creating = None;
-        created.map_err(stopped).flatten()
+        let create = async move { again(|| target.store.client.create(&key, &target.token, kept)).await };
+        self.creating.run(Request::spawn(create)).await
     }
 
     /// The number of the part after the last one that was started.
@@ -223,13 +194,13 @@ impl S3Upload {
     }
 
     fn spawn_part(&mut self, piece_of: Option<String>, upload: String, number: i32, bytes: Bytes) {
-        let (target, held, piece) = (Arc::clone(&self.target), bytes.len() as u64, piece_of.is_some());
-        let kept = self.kept;
-        let task = spawn(async move {
+        let (target, held, kept) = (Arc::clone(&self.target), bytes.len() as u64, self.kept);
+        let request = Request::spawn(async move {
             let key = piece_of.as_ref().unwrap_or(&target.key);
-            again(|| target.store.client.part(key, &upload, number, bytes.clone(), kept)).await
+            let part = again(|| target.store.client.part(key, &upload, number, bytes.clone(), kept)).await?;
+            Ok(if piece_of.is_some() { Landed::Piece(part) } else { Landed::Part(part) })
         });
-        self.flying.push_back(Flying { task, held, piece });
+        self.flying.push(request, held);
     }
 
     /// Sends a piece of the part `number`, and ends that part if it is long enough.
@@ -260,37 +231,26 @@ impl S3Upload {
         let (number, upload) = (self.next()?, self.upload.clone().unwrap_or_default());
         self.started = number;
         let target = Arc::clone(&self.target);
-        let task = spawn(async move { target.take_gathered(gathering, &upload, number).await });
-        self.flying.push_back(Flying { task, held: 0, piece: false });
+        let copy = async move { target.take_gathered(gathering, &upload, number).await.map(Landed::Part) };
+        self.flying.push(Request::spawn(copy), 0);
         Ok(())
-    }
-
-    /// Hands all that is under way to a task that removes it.
-    fn clean(&mut self) -> JoinHandle<Result<()>> {
-        let remains = Remains {
-            target: Arc::clone(&self.target),
-            opening: self.opening.take(),
-            creating: self.creating.take(),
-            upload: self.upload.clone(),
-            flying: std::mem::take(&mut self.flying).into_iter().map(|request| request.task).collect(),
-            gathered: self.gathered,
-            committing: self.committing.take(),
-        };
-        spawn(remains.remove())
     }
 }
 
-#[async_trait]
-impl Upload for S3Upload {
+impl Steps for S3Upload {
+    /// Writes the sidecar, still empty: what is found of a killed process.
+    async fn begin(&mut self) -> Result<()> {
+        let target = Arc::clone(&self.target);
+        let put = async move { target.store.client.put(&target.sidecar, Bytes::new(), Only::Always).await };
+        self.sidecar_etag = self.opening.run(Request::spawn(put)).await?;
+        Ok(())
+    }
+
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         for bytes in chunk.into_bytes() {
             self.fill(bytes).await?;
         }
         Ok(())
-    }
-
-    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
-        Ok(None)
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
@@ -315,13 +275,14 @@ impl Upload for S3Upload {
             self.started = number;
             let (target, key, etag, upload) =
                 (Arc::clone(&self.target), key.clone(), etag.clone(), upload.clone());
-            let task = spawn(async move {
+            let request = Request::spawn(async move {
                 // A range of all is not what every server takes.
                 let range = (range != (0..size)).then_some(range);
                 let from = Source { key: &key, etag: etag.as_deref(), range };
-                again(|| target.store.client.part_copy(&target.key, &upload, number, from.clone())).await
+                let copy = || target.store.client.part_copy(&target.key, &upload, number, from.clone());
+                again(copy).await.map(Landed::Part)
             });
-            self.flying.push_back(Flying { task, held: 0, piece: false });
+            self.flying.push(request, 0);
         }
         let outcome = self.land_all().await;
         outcome.map_err(|error| match error.kind() {
@@ -332,7 +293,7 @@ impl Upload for S3Upload {
         })
     }
 
-    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
+    async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
         let body = if self.upload.is_some() {
             if self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
                 self.send().await?;
@@ -345,39 +306,37 @@ impl Upload for S3Upload {
             Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default())
         };
         let (target, etag, meta) = (Arc::clone(&self.target), self.sidecar_etag.clone(), meta.clone());
-        let committing = self.committing.insert(spawn(async move { target.commit(body, etag, &meta).await }));
-        let outcome = committing.await.map_err(stopped).flatten();
-        // A failed one stays known: what became of it is looked up in the clean-up.
-        if outcome.is_err() {
-            self.committing = Some(spawn(std::future::ready(Ok(()))));
-        }
-        outcome?;
-        // No await from here on: a future dropped now would lose a blob that is there.
-        self.committing = None;
-        self.over = true;
+        Ok(Request::spawn(async move { target.commit(body, etag, &meta).await }))
+    }
+
+    fn location(&self) -> Result<Location> {
         self.target.store.place.location(&self.target.key)
     }
 
-    async fn abort(&mut self) -> Result<()> {
-        if self.over {
-            return Ok(());
+    async fn discard(self, committed: bool) -> Result<()> {
+        let target = self.target;
+        let client = &target.store.client;
+        self.flying.stop(Duration::ZERO).await;
+        self.opening.left().await; // The sidecar is removed in any case.
+        // What was created after the upload is one for a part, and is found by its key.
+        let created = self.creating.left().await;
+        if let Some(upload) = self.upload.or(created) {
+            again(|| client.abort(&target.key, &upload)).await?;
         }
-        if self.cleaning.is_none() {
-            self.cleaning = Some(self.clean());
+        if committed && target.look().await? == Some(true) {
+            again(|| client.delete(&target.key)).await?;
         }
-        let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
-        let outcome = cleaning.await.map_err(stopped).flatten();
-        self.over = true;
-        outcome
-    }
-}
-
-impl Drop for S3Upload {
-    /// For a `begin` that was dropped, and for an abort that was given up: it goes on, and nobody waits for it.
-    fn drop(&mut self) {
-        if !self.over && self.cleaning.is_none() && tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.clean());
+        if self.gathered {
+            for turn in 0..2 {
+                let key = target.store.place.gathered(target.id.as_str(), &target.token, turn);
+                again(|| client.clear(&key)).await?;
+            }
         }
+        if committed && client.creation == Creation::Claimed && target.has_claim().await? {
+            let claim = target.store.place.claim(&target.id);
+            again(|| client.delete(&claim)).await?;
+        }
+        again(|| client.delete(&target.sidecar)).await
     }
 }
 
@@ -404,7 +363,7 @@ impl Target {
         let written = again(|| async {
             let only = match etag {
                 Some(etag) if client.matches() => Only::Instead(etag),
-                _ if client.head(&self.sidecar).await?.is_none() => return Err(swept()),
+                _ if client.head(&self.sidecar).await?.is_none() => return Err(Error::swept()),
                 _ => Only::Always,
             };
             client.put(&self.sidecar, json.clone(), only).await
@@ -414,10 +373,10 @@ impl Target {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 match again(|| client.get(&self.sidecar)).await? {
                     Some(found) if found == json => Ok(()),
-                    _ => Err(swept()),
+                    _ => Err(Error::swept()),
                 }
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(swept()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::swept()),
             outcome => outcome.map(drop),
         }
     }
@@ -430,7 +389,7 @@ impl Target {
             // The reply to an earlier attempt may have been lost.
             let there = again(|| client.head(&from.key)).await?;
             if there.is_none_or(|object| object.size != from.len) {
-                return Err(if error.kind() == ErrorKind::NotFound { swept() } else { error });
+                return Err(if error.kind() == ErrorKind::NotFound { Error::swept() } else { error });
             }
         }
         let source = Source { key: &from.key, etag: None, range: None };
@@ -467,7 +426,7 @@ impl Target {
                 return Ok(());
             }
             if self.look().await?.is_some() {
-                return Err(taken(&self.id));
+                return Err(Error::taken(&self.id));
             }
             if attempt < CLAIM_ATTEMPTS {
                 pause(attempt, None).await;
@@ -492,7 +451,7 @@ impl Target {
             if client.creation != Creation::Atomic
                 && let Some(ours) = self.look().await?
             {
-                return if ours { Ok(()) } else { Err(taken(&self.id)) };
+                return if ours { Ok(()) } else { Err(Error::taken(&self.id)) };
             }
             let outcome = match body {
                 Body::Whole(bytes) => client.put_blob(&self.key, bytes.clone(), &self.token).await,
@@ -504,8 +463,8 @@ impl Target {
             tracing::debug!(%error, "looking what became of a commit");
             match self.look().await? {
                 Some(true) => return Ok(()),
-                Some(false) => return Err(taken(&self.id)),
-                None if error.kind() == ErrorKind::NotFound => return Err(swept()),
+                Some(false) => return Err(Error::taken(&self.id)),
+                None if error.kind() == ErrorKind::NotFound => return Err(Error::swept()),
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
@@ -528,7 +487,7 @@ impl Target {
     /// Trusts no status alone: servers have stored other than what they were sent, and some let the last writer win.
     async fn check(&self, size: u64) -> Result<()> {
         match again(|| self.store.client.head(&self.key)).await {
-            Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(taken(&self.id)),
+            Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(Error::taken(&self.id)),
             Ok(Some(object)) if object.size != size => {
                 let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
                 Err(Error::new(ErrorKind::Corrupt, text).with_hint("it does not speak S3 as this store does"))
@@ -542,61 +501,6 @@ impl Target {
             Err(error) if error.is_retryable() => Ok(()),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// What an upload that is not wanted leaves.
-struct Remains {
-    target: Arc<Target>,
-    opening: Option<JoinHandle<Result<Option<String>>>>,
-    creating: Option<JoinHandle<Result<String>>>,
-    upload: Option<String>,
-    flying: Vec<JoinHandle<Result<CompletedPart>>>,
-    gathered: bool,
-    committing: Option<JoinHandle<Result<()>>>,
-}
-
-impl Remains {
-    async fn remove(self) -> Result<()> {
-        let client = &self.target.store.client;
-        for part in &self.flying {
-            part.abort();
-        }
-        for part in self.flying {
-            let _ = part.await; // Whatever it wrote goes away now.
-        }
-        if let Some(opening) = self.opening {
-            let _ = opening.await; // The sidecar is removed in any case.
-        }
-        let created = match self.creating {
-            Some(creating) => creating.await.ok().and_then(Result::ok),
-            None => None,
-        };
-        // What was created after the upload is one for a part, and is found by its key.
-        let upload = self.upload.or(created);
-        // It is not stopped: a request that was sent may be carried out later, and must not be after this.
-        let committed = self.committing.is_some();
-        if let Some(committing) = self.committing {
-            let _ = committing.await; // What counts is what is there.
-        }
-        if let Some(upload) = upload {
-            again(|| client.abort(&self.target.key, &upload)).await?;
-        }
-        if committed && self.target.look().await? == Some(true) {
-            again(|| client.delete(&self.target.key)).await?;
-        }
-        if self.gathered {
-            for turn in 0..2 {
-                let place = &self.target.store.place;
-                let key = place.gathered(self.target.id.as_str(), &self.target.token, turn);
-                again(|| client.clear(&key)).await?;
-            }
-        }
-        if committed && client.creation == Creation::Claimed && self.target.has_claim().await? {
-            let claim = self.target.store.place.claim(&self.target.id);
-            again(|| client.delete(&claim)).await?;
-        }
-        again(|| client.delete(&self.target.sidecar)).await
     }
 }
 
@@ -615,11 +519,4 @@ fn pool_of(store: &Shared, size: u64) -> Pool {
         true => store.pool.clone(),
         false => Pool::new(size as usize, 1),
     }
-}
-
-fn random_token() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("the system has no random numbers: {e}")))?;
-    Ok(hex::encode(bytes))
 }

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -18,16 +18,17 @@ use futures::{
 use reqwest::{Method, header::HeaderMap};
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload, buffer::Pool, file::blocking,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
+    buffer::Pool,
+    driver::{Cutoff, Guarded, Request, again, read_ahead},
+    file::blocking,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     SwiftConfig,
     auth::{Access, Identity},
-    client::{Client, Kept, Listed, Object, Segment, again},
+    client::{Client, Kept, Listed, Object, Segment},
     clouds,
-    error::{nowhere, stopped},
     location::{Found, Place},
     upload::{SwiftUpload, is_segment},
 };
@@ -398,7 +399,7 @@ impl Shared {
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
-        let old = Old::new(age);
+        let old = Cutoff::new(age);
         let mut swept = Swept::default();
         let mut containers = self.swept_containers();
         while let Some(container) = containers.try_next().await? {
@@ -408,7 +409,7 @@ impl Shared {
         Ok(swept)
     }
 
-    async fn sweep_container(&self, container: &str, old: Old, swept: &mut Swept) -> Result<()> {
+    async fn sweep_container(&self, container: &str, old: Cutoff, swept: &mut Swept) -> Result<()> {
         let segments = self.place.segments(container);
         let mut after: Option<String> = None;
         let mut group: Option<Group> = None;
@@ -439,8 +440,8 @@ impl Shared {
     }
 
     /// Removes an upload that nothing has come to for long, and whose blob there is not.
-    async fn sweep_group(&self, container: &str, group: Group, old: Old, swept: &mut Swept) -> Result<()> {
-        if !old.is(group.newest) {
+    async fn sweep_group(&self, container: &str, group: Group, old: Cutoff, swept: &mut Swept) -> Result<()> {
+        if !old.takes(group.newest) {
             return Ok(());
         }
         let (segments, object) = (self.place.segments(container), self.place.object(&group.name));
@@ -537,25 +538,6 @@ fn check_numbers(listed: &[Listed], prefix: &str) -> Result<()> {
     }
 }
 
-/// What counts as old. Times are the server's, so that a wrong clock here shifts what is old.
-#[derive(Clone, Copy)]
-struct Old {
-    before: Option<i64>,
-}
-
-impl Old {
-    fn new(age: Duration) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
-        // No clock is needed to take everything.
-        Self { before: (!age.is_zero()).then_some(before) }
-    }
-
-    fn is(self, time: i64) -> bool {
-        self.before.is_none_or(|before| time <= before)
-    }
-}
-
 impl fmt::Debug for SwiftBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SwiftBackend").field(&self.shared.place).finish()
@@ -580,7 +562,8 @@ impl Backend for SwiftBackend {
                 );
             }
         }
-        Ok(Box::new(SwiftUpload::begin(Arc::clone(&self.shared), id, size).await?))
+        let steps = SwiftUpload::new(Arc::clone(&self.shared), id, size).await?;
+        Ok(Box::new(Guarded::begin(steps).await?))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
@@ -588,7 +571,7 @@ impl Backend for SwiftBackend {
         let container = place.container(id.as_str());
         match self.shared.client.head(&container, &place.object(id.as_str())).await? {
             Some(_) => place.location(&container, id.as_str()),
-            None => Err(nowhere(id)),
+            None => Err(Error::no_blob(id)),
         }
     }
 
@@ -601,7 +584,7 @@ impl Backend for SwiftBackend {
         let (shared, at) = (Arc::clone(&self.shared), at.clone());
         let found = shared.place.find(&at)?;
         // A task of its own: a dropped future must not leave segments behind.
-        tokio::spawn(async move { shared.delete(&found, &at).await }).await.map_err(stopped)?
+        Request::spawn(async move { shared.delete(&found, &at).await }).await
     }
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
@@ -712,24 +695,19 @@ impl Download for SwiftDownload {
 
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, blob, parts) = (self.client.clone(), Arc::clone(&self.blob), Arc::clone(&self.parts));
-        // Tasks of their own, so that pieces come while the reader does something else.
-        let pieces =
-            stream::iter(Pieces::new(Arc::clone(&parts), range, self.pieces)).map(move |(part, piece)| {
-                let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
-                let get = async move {
-                    let part = &parts[part];
-                    match client.get_range(part, piece).await {
-                        Err(error) if error.kind() == ErrorKind::NotFound => {
-                            Err(why(&client, &blob, part, error).await)
-                        }
-                        outcome => outcome,
+        let gets = Pieces::new(Arc::clone(&parts), range, self.pieces).map(move |(part, piece)| {
+            let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
+            async move {
+                let part = &parts[part];
+                match client.get_range(part, piece).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        Err(why(&client, &blob, part, error).await)
                     }
-                };
-                let get = AbortOnDropHandle::new(tokio::spawn(get));
-                async move { get.await.map_err(stopped)? }
-            });
-        let chunks = pieces
-            .buffered(self.ahead)
+                    outcome => outcome,
+                }
+            }
+        });
+        let chunks = read_ahead(gets, self.ahead)
             .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
             .try_flatten();
         Ok(chunks.boxed())

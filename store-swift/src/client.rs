@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    future::Future,
     ops::Range,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -15,13 +14,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde::Deserialize;
 use sha2::Sha256;
-use store_core::{Error, ErrorKind, Location, Meta, Result, Secret, file::blocking};
+use store_core::{Error, ErrorKind, Location, Meta, Result, Secret, driver::again, file::blocking};
 
 use crate::{
     SwiftConfig,
     auth::{Access, Grant, Session, secret},
     config::{Checksum, LargeObjects},
-    error::{answer, of_reqwest, swept},
+    error::{answer, of_reqwest},
 };
 
 /// Ties an object to its upload.
@@ -50,35 +49,8 @@ fn transfer(len: u64) -> Duration {
     CALL + Duration::from_secs(len / 100_000)
 }
 
-/// How often a request is made before it is given up, with pauses in between.
-pub(crate) const ATTEMPTS: u32 = 5;
-
 /// Requests of one kind that are on their way at once.
 const AT_ONCE: usize = 16;
-
-/// Repeats what failed for a reason that may pass.
-pub(crate) async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
-    let mut failed = 0;
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
-                tracing::debug!(%error, "trying again");
-                failed += 1;
-                pause(failed).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// 100 ms, doubled with each failure, and up to as much again at random.
-pub(crate) async fn pause(failed: u32) {
-    let mut random = [0; 1];
-    // Without randomness the pause is merely the shortest one.
-    let _ = getrandom::fill(&mut random);
-    let base = Duration::from_millis(100 << failed.min(6));
-    tokio::time::sleep(base + base.mul_f64(f64::from(random[0]) / 255.0)).await;
-}
 
 /// One account.
 #[derive(Clone, Debug)]
@@ -775,7 +747,7 @@ async fn done(what: &str, reply: Response) -> Result<Response> {
     }
 }
 
-/// What an answer says that is none to be glad of. Where the server says how long to wait, that is done here.
+/// What an answer says that is none to be glad of.
 async fn fail(what: &str, reply: Response) -> Error {
     let status = reply.status().as_u16();
     let headers = reply.headers();
@@ -783,10 +755,11 @@ async fn fail(what: &str, reply: Response) -> Error {
     let transaction = transaction.map(str::to_owned);
     let wait = number(headers, "retry-after").filter(|_| [429, 498, 503].contains(&status));
     let text = limited(what, reply, 4096).await.ok().flatten().unwrap_or_default();
-    if let Some(seconds) = wait {
-        tokio::time::sleep(Duration::from_secs(seconds.min(10))).await;
+    let error = answer(what, status, transaction.as_deref(), &String::from_utf8_lossy(&text));
+    match wait {
+        Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+        None => error,
     }
-    answer(what, status, transaction.as_deref(), &String::from_utf8_lossy(&text))
 }
 
 /// A body of at most so many bytes.
@@ -826,7 +799,7 @@ fn outcome(what: &str, status: u16, transaction: Option<&str>, text: &[u8]) -> R
     let said = report.status.split(' ').next().and_then(|said| said.parse().ok()).unwrap_or(status);
     let gone = |error: &[String; 2]| error[1].starts_with("404");
     if !report.errors.is_empty() && report.errors.iter().all(gone) && what.starts_with("write") {
-        return Err(swept());
+        return Err(Error::swept());
     }
     let errors: BTreeSet<&str> = report.errors.iter().map(|error| error[1].as_str()).collect();
     let errors = errors.into_iter().collect::<Vec<_>>().join(", ");

@@ -1,6 +1,6 @@
 use std::error::Error as StdError;
 
-use store_core::{BlobId, Error, ErrorKind};
+use store_core::{Error, ErrorKind};
 
 /// Kind and hint of an answer. Swift has no codes: what tells cases of one status apart is the text.
 pub(crate) fn answer(what: &str, status: u16, transaction: Option<&str>, text: &str) -> Error {
@@ -95,35 +95,7 @@ fn unreachable(what: &str, text: &str, late: bool, builder: bool) -> Error {
     } else {
         (ErrorKind::Unavailable, "the connection broke", "if it lasts, check the network and the server")
     };
-    Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(Cause(text.to_owned()))
-}
-
-/// The network's words, without any address.
-#[derive(Debug)]
-struct Cause(String);
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Cause {}
-
-pub(crate) fn taken(id: &str) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("{id} exists"))
-}
-
-pub(crate) fn nowhere(id: &BlobId) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no blob {id}"))
-}
-
-pub(crate) fn swept() -> Error {
-    Error::new(ErrorKind::NotFound, "the upload has been swept away").with_hint("send the image again")
-}
-
-pub(crate) fn stopped(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a request was stopped").with_source(error)
+    Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(text)
 }
 
 #[cfg(test)]

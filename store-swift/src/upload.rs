@@ -1,19 +1,17 @@
-use std::{collections::VecDeque, fs::File, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use md5::{Digest, Md5};
 use store_core::{
-    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint, Upload,
+    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint,
     buffer::{Buffer, Pool},
+    driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
     file::blocking,
 };
-use tokio::task::{JoinHandle, spawn};
 
 use crate::{
     backend::{CHUNK, Shared},
-    client::{ATTEMPTS, Object, Segment, Tags, again, pause},
-    error::{stopped, swept, taken},
+    client::{Object, Segment, Tags},
 };
 
 /// Commit point: the `PUT` of the manifest, or of all of a small blob, with `If-None-Match: *`.
@@ -30,16 +28,13 @@ pub(crate) struct SwiftUpload {
     /// Segments grow as the upload does, since its length is not known.
     grows: bool,
     filling: Option<Buffer>,
-    /// Segments on their way, oldest first, with their lengths.
-    flying: VecDeque<(JoinHandle<Result<Segment>>, u64)>,
+    /// Segments on their way.
+    flying: InFlight<Request<Segment>>,
     segments: Vec<Segment>,
     /// Segments that are lists of segments, where there are too many for one.
     groups: Vec<Segment>,
-    grouping: Option<JoinHandle<Result<Segment>>>,
+    grouping: Pending<Segment>,
     started: usize,
-    committing: Option<JoinHandle<Result<()>>>,
-    cleaning: Option<JoinHandle<Result<()>>>,
-    over: bool,
 }
 
 /// Where an upload goes.
@@ -64,8 +59,8 @@ const GROW_AFTER: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl SwiftUpload {
-    /// Starts an upload; nothing is sent but a look whether the id is taken.
-    pub(crate) async fn begin(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+    /// Prepares an upload; nothing is sent but a look whether the id is taken.
+    pub(crate) async fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
         let target = Target::new(Arc::clone(&store), id)?;
         let limits = &store.client.limits;
         let most = largest(&store);
@@ -76,7 +71,7 @@ impl SwiftUpload {
             return Err(too_long(&store));
         }
         if target.look().await?.is_some() {
-            return Err(taken(id.as_str()));
+            return Err(Error::taken(id));
         }
         // A blob that is known to be short takes one request.
         let first = match hint.total {
@@ -91,14 +86,11 @@ impl SwiftUpload {
             most,
             grows: hint.total.is_none(),
             filling: None,
-            flying: VecDeque::new(),
+            flying: InFlight::default(),
             segments: Vec::new(),
             groups: Vec::new(),
-            grouping: None,
+            grouping: Pending::default(),
             started: 0,
-            committing: None,
-            cleaning: None,
-            over: false,
         })
     }
 
@@ -122,10 +114,7 @@ impl SwiftUpload {
     async fn make_room(&mut self) -> Result<()> {
         let config = &self.target.store.config;
         let (window, most) = (config.window.0, config.concurrency as usize);
-        let next = self.pool.size() as u64;
-        while self.flying.len() >= most
-            || self.flying.iter().map(|(_, len)| len).sum::<u64>().saturating_add(next) > window.max(next)
-        {
+        while !self.flying.has_room(self.pool.size() as u64, window, most) {
             self.land().await?;
         }
         Ok(())
@@ -136,10 +125,7 @@ impl SwiftUpload {
         if self.segments.len() == self.target.store.client.limits.max_segments {
             self.group().await?;
         }
-        let Some((oldest, _)) = self.flying.front_mut() else { return Ok(()) };
-        let outcome = oldest.await;
-        self.flying.pop_front();
-        self.segments.push(outcome.map_err(stopped).flatten()?);
+        self.segments.extend(self.flying.next().await.transpose()?);
         Ok(())
     }
 
@@ -152,26 +138,15 @@ impl SwiftUpload {
             }
             return Err(too_long(&self.target.store));
         }
-        let grouping = self.grouping.get_or_insert_with(|| {
-            let (target, segments) = (Arc::clone(&self.target), self.segments.clone());
-            let name = group_name(&target, self.groups.len());
-            spawn(async move {
-                let client = &target.store.client;
-                let write = || client.put_manifest(&target.segments, &name, &segments, None);
-                let etag = again(write).await?;
-                let size = segments.iter().map(|segment| segment.size).sum();
-                Ok(Segment {
-                    container: target.segments.clone(),
-                    name: name.clone(),
-                    etag,
-                    size,
-                    is_list: true,
-                })
-            })
-        });
-        let grouped = grouping.await;
-        self.grouping = None;
-        self.groups.push(grouped.map_err(stopped).flatten()?);
+        let (target, segments) = (Arc::clone(&self.target), self.segments.clone());
+        let name = group_name(&target, self.groups.len());
+        let group = async move {
+            let client = &target.store.client;
+            let etag = again(|| client.put_manifest(&target.segments, &name, &segments, None)).await?;
+            let size = segments.iter().map(|segment| segment.size).sum();
+            Ok(Segment { container: target.segments.clone(), name: name.clone(), etag, size, is_list: true })
+        };
+        self.groups.push(self.grouping.run(Request::spawn(group)).await?);
         self.segments.clear();
         Ok(())
     }
@@ -182,7 +157,7 @@ impl SwiftUpload {
         let (number, bytes) = (self.started, buffer.freeze());
         self.started += 1;
         let (target, len) = (Arc::clone(&self.target), bytes.len() as u64);
-        self.flying.push_back((spawn(async move { target.segment(number, bytes).await }), len));
+        self.flying.push(Request::spawn(async move { target.segment(number, bytes).await }), len);
         if number == 0 {
             self.land().await?;
             self.pool = self.target.store.pool(self.size);
@@ -208,32 +183,19 @@ impl SwiftUpload {
         self.group().await?;
         Ok(Body::Segments(self.groups.clone()))
     }
-
-    /// Hands all that is under way to a task that removes it.
-    fn clean(&mut self) -> JoinHandle<Result<()>> {
-        let remains = Remains {
-            target: Arc::clone(&self.target),
-            flying: std::mem::take(&mut self.flying).into_iter().map(|(segment, _)| segment).collect(),
-            grouping: self.grouping.take(),
-            committing: self.committing.take(),
-            started: self.started,
-            groups: self.groups.len() + 1,
-        };
-        spawn(remains.remove())
-    }
 }
 
-#[async_trait]
-impl Upload for SwiftUpload {
+impl Steps for SwiftUpload {
+    /// Nothing is written before the first segment.
+    async fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         for bytes in chunk.into_bytes() {
             self.fill(bytes).await?;
         }
         Ok(())
-    }
-
-    async fn adopt(&mut self, _: &Arc<File>) -> Result<Option<Arc<File>>> {
-        Ok(None)
     }
 
     /// Copies the segments, each within the server; a plain object becomes one.
@@ -256,7 +218,7 @@ impl Upload for SwiftUpload {
             }
             let (target, part, number) = (Arc::clone(&self.target), part.clone(), self.started);
             self.started += 1;
-            self.flying.push_back((spawn(async move { target.copy_segment(number, part).await }), 0));
+            self.flying.push(Request::spawn(async move { target.copy_segment(number, part).await }), 0);
             if number == 0 {
                 self.land().await?;
             }
@@ -264,42 +226,28 @@ impl Upload for SwiftUpload {
         Ok(())
     }
 
-    async fn commit(&mut self, meta: &Meta) -> Result<Location> {
+    async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
         let body = self.body().await?;
         let (target, meta) = (Arc::clone(&self.target), meta.clone());
-        let committing = self.committing.insert(spawn(async move { target.commit(body, &meta).await }));
-        let outcome = committing.await.map_err(stopped).flatten();
-        // A failed one stays known: what became of it is looked up in the clean-up.
-        if outcome.is_err() {
-            self.committing = Some(spawn(std::future::ready(Ok(()))));
-        }
-        outcome?;
-        // No await from here on: a future dropped now would lose a blob that is there.
-        self.committing = None;
-        self.over = true;
+        Ok(Request::spawn(async move { target.commit(body, &meta).await }))
+    }
+
+    fn location(&self) -> Result<Location> {
         self.target.location()
     }
 
-    async fn abort(&mut self) -> Result<()> {
-        if self.over {
-            return Ok(());
+    async fn discard(self, committed: bool) -> Result<()> {
+        let target = self.target;
+        self.flying.stop(PATIENCE).await;
+        self.grouping.left().await;
+        if committed && target.look().await? == Some(true) {
+            again(|| target.store.client.delete(&target.container, &target.object)).await?;
         }
-        if self.cleaning.is_none() {
-            self.cleaning = Some(self.clean());
+        // A commit may have stored metadata beside the blob.
+        if committed || self.started > 0 {
+            target.remove_staged(self.started, self.groups.len() + 1).await?;
         }
-        let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
-        let outcome = cleaning.await.map_err(stopped).flatten();
-        self.over = true;
-        outcome
-    }
-}
-
-impl Drop for SwiftUpload {
-    /// For a `begin` that was dropped, and for an abort that was given up: it goes on, and nobody waits for it.
-    fn drop(&mut self) {
-        if !self.over && self.cleaning.is_none() && tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.clean());
-        }
+        target.store.tidy(&target.container).await
     }
 }
 
@@ -321,7 +269,7 @@ fn group_name(target: &Target, number: usize) -> String {
 
 impl Target {
     pub(crate) fn new(store: Arc<Shared>, id: &BlobId) -> Result<Self> {
-        let token = random_token()?;
+        let token = token()?;
         let container = store.place.container(id.as_str());
         Ok(Self {
             id: id.clone(),
@@ -437,7 +385,7 @@ impl Target {
             if self.listed().await? == size {
                 return Ok(());
             }
-            pause(failed).await;
+            pause(failed, None).await;
         }
         let text = "the container's list does not show all segments yet";
         Err(Error::new(ErrorKind::Unavailable, text).with_hint("a container server is behind, or away"))
@@ -464,7 +412,7 @@ impl Target {
             if !client.limits.conditional
                 && let Some(ours) = self.look().await?
             {
-                return if ours { Ok(()) } else { Err(taken(self.id.as_str())) };
+                return if ours { Ok(()) } else { Err(Error::taken(&self.id)) };
             }
             let outcome = match body {
                 Body::Whole(bytes) => {
@@ -481,12 +429,12 @@ impl Target {
             tracing::debug!(%error, "looking what became of a commit");
             match self.look().await? {
                 Some(true) => return Ok(()),
-                Some(false) => return Err(taken(self.id.as_str())),
+                Some(false) => return Err(Error::taken(&self.id)),
                 None if error.kind() == ErrorKind::NotFound => {
                     // Swift names the segments that are missing, Ceph does not.
                     let segments = matches!(body, Body::Segments(_));
                     let there = segments && again(|| client.head_container(container)).await?.is_some();
-                    return Err(if there { swept() } else { no_container(error, container) });
+                    return Err(if there { Error::swept() } else { no_container(error, container) });
                 }
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}
@@ -497,7 +445,7 @@ impl Target {
             if failed == ATTEMPTS {
                 return Err(Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error));
             }
-            pause(failed).await;
+            pause(failed, Some(&error)).await;
         }
     }
 
@@ -517,7 +465,7 @@ impl Target {
         let mark = self.mark();
         let marked = again(|| client.head(&self.segments, &mark)).await?.is_some();
         match marked || (dynamic && self.listed().await? != size) {
-            true => Err(swept()),
+            true => Err(Error::swept()),
             false => Ok(()),
         }
     }
@@ -526,7 +474,7 @@ impl Target {
     /// then the later one stays.
     async fn check(&self, size: u64, dynamic: bool) -> Result<()> {
         match self.head().await {
-            Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(taken(self.id.as_str())),
+            Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(Error::taken(&self.id)),
             Ok(Some(object)) if object.size != size && !dynamic => {
                 let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
                 Err(Error::new(ErrorKind::Corrupt, text)
@@ -565,41 +513,6 @@ fn no_container(error: Error, container: &str) -> Error {
     }
 }
 
-/// What an upload that is not wanted leaves.
-struct Remains {
-    target: Arc<Target>,
-    flying: Vec<JoinHandle<Result<Segment>>>,
-    grouping: Option<JoinHandle<Result<Segment>>>,
-    committing: Option<JoinHandle<Result<()>>>,
-    started: usize,
-    groups: usize,
-}
-
-impl Remains {
-    async fn remove(self) -> Result<()> {
-        let all = self.flying.into_iter().chain(self.grouping);
-        let until = tokio::time::Instant::now() + PATIENCE;
-        for mut task in all {
-            if tokio::time::timeout_at(until, &mut task).await.is_err() {
-                task.abort();
-                let _ = task.await; // Whatever it wrote goes away now.
-            }
-        }
-        let target = &self.target;
-        // It is not stopped: a request that was sent may be carried out later, and must not be after this.
-        if let Some(committing) = self.committing {
-            let _ = committing.await; // What counts is what is there.
-            if target.look().await? == Some(true) {
-                again(|| target.store.client.delete(&target.container, &target.object)).await?;
-            }
-            target.remove_staged(self.started, self.groups).await?;
-        } else if self.started > 0 {
-            target.remove_staged(self.started, self.groups).await?;
-        }
-        target.store.tidy(&target.container).await
-    }
-}
-
 /// The longest blob with segments of `size`.
 fn longest(store: &Shared, size: u64) -> u64 {
     let most = store.client.limits.max_segments as u64;
@@ -622,11 +535,4 @@ fn too_long(store: &Shared) -> Error {
         .with_hint(format!(
             "segments are held in memory: with these settings, at most {most}; raise `window`"
         ))
-}
-
-pub(crate) fn random_token() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("the system has no random numbers: {e}")))?;
-    Ok(hex::encode(bytes))
 }

@@ -39,7 +39,7 @@ impl Retrying {
                 outcome => return outcome,
             };
             failed += 1;
-            let Some(pause) = self.policy.pause(failed) else { return Err(error) };
+            let Some(pause) = self.policy.pause(failed, &error) else { return Err(error) };
             self.count(operation, &error);
             tokio::time::sleep(pause).await;
         }
@@ -90,7 +90,7 @@ impl Backend for Retrying {
                 if let Err(error) = &item
                     && error.is_retryable()
                     && !begun
-                    && let Some(pause) = self.policy.pause(failed + 1)
+                    && let Some(pause) = self.policy.pause(failed + 1, error)
                 {
                     self.count("list", error);
                     tokio::time::sleep(pause).await;

@@ -1,0 +1,242 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use tokio::{
+    task::{JoinHandle, spawn, spawn_blocking},
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Error, Result};
+
+/// A request on a task of its own: it goes on when whoever waits for it stops waiting, and can be waited for again.
+#[must_use = "to wait for it, or to undo what it does"]
+pub struct Request<T>(JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Request<T> {
+    /// Starts it.
+    pub fn spawn(request: impl Future<Output = Result<T>> + Send + 'static) -> Self {
+        Self(spawn(request))
+    }
+
+    /// Starts it on a thread that may block; then [`Request::stop`] only waits.
+    pub fn blocking(request: impl FnOnce() -> Result<T> + Send + 'static) -> Self {
+        Self(spawn_blocking(request))
+    }
+
+    /// Stops it at its next await point, and waits until it has stopped.
+    pub async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self).await; // Stopped or ended, it does no more.
+    }
+}
+
+impl<T> Future for Request<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|ended| ended.map_err(Error::stopped).flatten())
+    }
+}
+
+impl<T> fmt::Debug for Request<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("ended", &self.0.is_finished()).finish()
+    }
+}
+
+/// Room for one request that must not be lost with the future that waits for it.
+#[derive(Debug)]
+pub struct Pending<T>(Option<Request<T>>);
+
+impl<T> Default for Pending<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Pending<T> {
+    /// Waits for `request`, which stays here if this future is dropped.
+    pub async fn run(&mut self, request: Request<T>) -> Result<T> {
+        let outcome = self.0.insert(request).await;
+        self.0 = None;
+        outcome
+    }
+
+    /// Waits for what was left here; `None` if nothing was, or if it failed.
+    pub async fn left(self) -> Option<T> {
+        match self.0 {
+            Some(request) => request.await.ok(),
+            None => None,
+        }
+    }
+}
+
+/// Requests on their way, oldest first, and the bytes of memory that they hold.
+#[derive(Debug)]
+pub struct InFlight<R> {
+    requests: VecDeque<(R, u64)>,
+    held: u64,
+}
+
+impl<R> Default for InFlight<R> {
+    fn default() -> Self {
+        Self { requests: VecDeque::new(), held: 0 }
+    }
+}
+
+impl<R: Future + Unpin> InFlight<R> {
+    /// Adds a request that holds so many bytes.
+    pub fn push(&mut self, request: R, held: u64) {
+        self.requests.push_back((request, held));
+        self.held += held;
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether one more that holds `bytes` stays within a window of so many bytes and `most` requests. One alone always
+    /// does.
+    pub fn has_room(&self, bytes: u64, window: u64, most: usize) -> bool {
+        self.requests.is_empty() || self.len() < most && self.held.saturating_add(bytes) <= window
+    }
+
+    /// Waits for the oldest one; `None` if there is none. If this future is dropped, the request stays.
+    pub async fn next(&mut self) -> Option<R::Output> {
+        let (oldest, _) = self.requests.front_mut()?;
+        let outcome = oldest.await;
+        if let Some((_, held)) = self.requests.pop_front() {
+            self.held -= held;
+        }
+        Some(outcome)
+    }
+}
+
+impl<T: Send + 'static> InFlight<Request<T>> {
+    /// Gives them up to `patience` to end, then stops them; after this, none does anything any more.
+    pub async fn stop(self, patience: Duration) {
+        let until = Instant::now() + patience;
+        if patience.is_zero() {
+            self.requests.iter().for_each(|(request, _)| request.0.abort());
+        }
+        for (mut request, _) in self.requests {
+            if timeout_at(until, &mut request).await.is_err() {
+                request.stop().await;
+            }
+        }
+    }
+}
+
+/// Makes requests on tasks of their own, up to so many `ahead` of the reader, whose replies come in order. Those under way
+/// are stopped when the stream is dropped.
+pub fn read_ahead<T, R>(
+    requests: impl Iterator<Item = R> + Send + 'static,
+    ahead: usize,
+) -> impl Stream<Item = Result<T>> + Send + 'static
+where
+    T: Send + 'static,
+    R: Future<Output = Result<T>> + Send + 'static,
+{
+    let started = stream::iter(requests).map(|request| {
+        let task = AbortOnDropHandle::new(spawn(request));
+        async move { task.await.map_err(Error::stopped).flatten() }
+    });
+    started.buffered(ahead.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::ErrorKind;
+
+    #[tokio::test]
+    async fn a_request_outlives_a_dropped_wait() {
+        let done = Arc::new(AtomicU32::new(0));
+        let mut pending = Pending::default();
+        let counted = Arc::clone(&done);
+        let request = Request::spawn(async move {
+            sleep(Duration::from_millis(50)).await;
+            Ok(counted.fetch_add(1, Ordering::SeqCst))
+        });
+        assert!(timeout(Duration::from_millis(1), pending.run(request)).await.is_err());
+        assert_eq!(pending.left().await, Some(0));
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error() {
+        let request = Request::<()>::spawn(async { panic!("a bug") });
+        assert_eq!(request.await.unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[tokio::test]
+    async fn the_window_counts_bytes_and_requests() {
+        let mut flight = InFlight::default();
+        assert!(flight.has_room(100, 10, 1), "one alone");
+        flight.push(Request::spawn(async { Ok(1) }), 6);
+        flight.push(Request::spawn(async { Ok(2) }), 3);
+        assert!(flight.has_room(1, 10, 3));
+        assert!(!flight.has_room(2, 10, 3));
+        assert!(!flight.has_room(1, 10, 2));
+        assert_eq!(flight.next().await.unwrap().unwrap(), 1);
+        assert!(flight.has_room(7, 10, 2));
+        assert_eq!(flight.next().await.unwrap().unwrap(), 2);
+        assert!(flight.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replies_come_in_order_from_a_bounded_number_ahead() {
+        let started = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&started);
+        let requests = (0..9u32).map(move |number| {
+            let counted = Arc::clone(&counted);
+            async move {
+                counted.fetch_add(1, Ordering::SeqCst);
+                sleep(Duration::from_secs(u64::from(9 - number))).await;
+                Ok(number)
+            }
+        });
+        let mut replies = read_ahead(requests, 3);
+        assert_eq!(replies.next().await.unwrap().unwrap(), 0);
+        assert!((3..=4).contains(&started.load(Ordering::SeqCst)));
+        let rest: Vec<_> = replies.map(Result::unwrap).collect().await;
+        assert_eq!(rest, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[tokio::test]
+    async fn what_is_stopped_does_no_more() {
+        let done = Arc::new(AtomicU32::new(0));
+        let mut flight = InFlight::default();
+        for pause in [1, 60_000] {
+            let counted = Arc::clone(&done);
+            let request = Request::spawn(async move {
+                sleep(Duration::from_millis(pause)).await;
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            });
+            flight.push(request, 0);
+        }
+        flight.stop(Duration::from_millis(300)).await;
+        assert_eq!((done.load(Ordering::SeqCst), Arc::strong_count(&done)), (1, 1));
+    }
+}
