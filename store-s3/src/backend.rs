@@ -9,7 +9,7 @@ use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
     Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Guarded, Request, again, read_ahead},
+    driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
 };
 
 use crate::{
@@ -337,10 +337,13 @@ impl Download for S3Download {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, key, etag) = (self.client.clone(), Arc::<str>::from(&*self.key), self.etag.clone());
         let size = self.stat.size;
-        let gets = pieces(range, self.pieces).map(move |piece| {
-            let (client, key, etag) = (client.clone(), Arc::clone(&key), etag.clone());
-            async move { client.get_range(&key, etag.as_deref(), piece, size).await }
-        });
+        let gets =
+            pieces(range, self.pieces).map(move |piece| {
+                let (client, key, etag) = (client.clone(), Arc::clone(&key), etag.clone());
+                async move {
+                    again_if_asked(|| client.get_range(&key, etag.as_deref(), piece.clone(), size)).await
+                }
+            });
         let chunks = read_ahead(gets, self.ahead)
             .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
             .try_flatten();

@@ -20,7 +20,7 @@ use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
     Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Guarded, Request, again, read_ahead},
+    driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
     file::blocking,
 };
 
@@ -699,7 +699,7 @@ impl Download for SwiftDownload {
             let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
             async move {
                 let part = &parts[part];
-                match client.get_range(part, piece).await {
+                match again_if_asked(|| client.get_range(part, piece.clone())).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         Err(why(&client, &blob, part, error).await)
                     }

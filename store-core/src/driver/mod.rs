@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use guarded::{Guarded, Steps};
 pub use request::{InFlight, Pending, Request, read_ahead};
-pub use retry::{ATTEMPTS, again, again_if, pause};
+pub use retry::{ATTEMPTS, again, again_if_asked, pause};
 
 use crate::{Error, ErrorKind, Result};
 

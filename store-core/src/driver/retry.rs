@@ -15,8 +15,13 @@ pub async fn again<T, F: Future<Output = Result<T>>>(call: impl FnMut() -> F) ->
     again_if(Error::is_retryable, call).await
 }
 
-/// Repeats what failed with an error that is `passing`.
-pub async fn again_if<T, F: Future<Output = Result<T>>>(
+/// Repeats only what the server asks to be repeated later. For reads: whoever reads resumes what breaks, but then asks for
+/// all that is read ahead once more, of which a server that is short of time has had too much already.
+pub async fn again_if_asked<T, F: Future<Output = Result<T>>>(call: impl FnMut() -> F) -> Result<T> {
+    again_if(|error| error.is_retryable() && error.retry_after().is_some(), call).await
+}
+
+async fn again_if<T, F: Future<Output = Result<T>>>(
     passing: impl Fn(&Error) -> bool,
     mut call: impl FnMut() -> F,
 ) -> Result<T> {
@@ -63,6 +68,24 @@ mod tests {
             })
             .await;
             assert_eq!(outcome.unwrap_err().kind(), kind);
+            assert_eq!(made.into_inner(), attempts);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_are_repeated_where_the_server_asks_for_it() {
+        for (asked, attempts) in [(Some(1), ATTEMPTS), (None, 1)] {
+            let made = AtomicU32::new(0);
+            let outcome: Result<()> = again_if_asked(|| async {
+                made.fetch_add(1, Ordering::Relaxed);
+                let error = Error::new(ErrorKind::Unavailable, "busy");
+                Err(match asked {
+                    Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+                    None => error,
+                })
+            })
+            .await;
+            assert!(outcome.is_err());
             assert_eq!(made.into_inner(), attempts);
         }
     }
