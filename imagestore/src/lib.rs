@@ -22,14 +22,24 @@ pub fn registry() -> Registry {
     let registry = Registry::default().with::<MemoryConfig>();
     #[cfg(feature = "ceph")]
     let registry = registry.with::<store_ceph::CephConfig>();
+    #[cfg(not(feature = "ceph"))]
+    let registry = registry.without("ceph", "build it with the Cargo feature `ceph`");
     #[cfg(feature = "fs")]
     let registry = registry.with::<store_fs::FsConfig>();
+    #[cfg(not(feature = "fs"))]
+    let registry = registry.without("fs", "build it with the Cargo feature `fs`");
     #[cfg(feature = "object")]
     let registry = registry.with::<store_object::ObjectConfig>();
+    #[cfg(not(feature = "object"))]
+    let registry = registry.without("object", "build it with the Cargo feature `object`");
     #[cfg(feature = "s3")]
     let registry = registry.with::<store_s3::S3Config>();
+    #[cfg(not(feature = "s3"))]
+    let registry = registry.without("s3", "build it with the Cargo feature `s3`");
     #[cfg(feature = "swift")]
     let registry = registry.with::<store_swift::SwiftConfig>();
+    #[cfg(not(feature = "swift"))]
+    let registry = registry.without("swift", "build it with the Cargo feature `swift`");
     registry
 }
 

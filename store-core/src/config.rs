@@ -44,6 +44,8 @@ pub struct Section {
     source: Arc<Source>,
     name: String,
     kind: String,
+    /// Where the text says so.
+    kind_at: usize,
 }
 
 struct Source {
@@ -101,14 +103,14 @@ impl Settings {
             let DeValue::Table(table) = value.into_inner() else {
                 return Err(source.wrong(at, &format!("`stores.{name}` must be a table")));
             };
-            let kind = match table.get("type").map(|value| (value.span().start, value.get_ref())) {
-                Some((_, DeValue::String(kind))) => kind.clone().into_owned(),
+            let (kind, kind_at) = match table.get("type").map(|value| (value.span().start, value.get_ref())) {
+                Some((at, DeValue::String(kind))) => (kind.clone().into_owned(), at),
                 Some((at, _)) => {
                     return Err(source.wrong(at, &format!("`type` of store `{name}` must be a string")));
                 }
                 None => return Err(source.wrong(at, &format!("store `{name}` has no `type`"))),
             };
-            stores.insert(name.clone(), Section { source: Arc::clone(&source), name, kind });
+            stores.insert(name.clone(), Section { source: Arc::clone(&source), name, kind, kind_at });
         }
         let Root { default } = source.read(root)?;
         if let Some(name) = default.as_ref().filter(|name| !stores.contains_key(*name)) {
@@ -150,6 +152,11 @@ impl Section {
     /// The backend's type.
     pub fn kind(&self) -> &str {
         &self.kind
+    }
+
+    /// The error of a type that no backend has.
+    pub(crate) fn unknown_kind(&self) -> Error {
+        self.source.wrong(self.kind_at, &format!("no backend of type {:?} is built in", self.kind))
     }
 
     /// The settings that every store understands.

@@ -46,7 +46,11 @@ struct Driver {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
-pub struct Registry(BTreeMap<&'static str, Driver>);
+pub struct Registry {
+    drivers: BTreeMap<&'static str, Driver>,
+    /// Types that the program could have, and how it comes to have them.
+    left_out: BTreeMap<&'static str, &'static str>,
+}
 
 impl Registry {
     /// Adds a backend; of two with one type the later one counts.
@@ -67,13 +71,21 @@ impl Registry {
                 table(&config)
             },
         };
-        self.0.insert(C::TYPE, driver);
+        self.drivers.insert(C::TYPE, driver);
+        self
+    }
+
+    /// Names a type of backend that this build was made without; the error of a store of this type has `hint`, which
+    /// says what to do about it.
+    #[must_use]
+    pub fn without(mut self, kind: &'static str, hint: &'static str) -> Self {
+        self.left_out.insert(kind, hint);
         self
     }
 
     /// The types it knows.
     pub fn types(&self) -> impl Iterator<Item = &'static str> {
-        self.0.keys().copied()
+        self.drivers.keys().copied()
     }
 
     /// Opens the store that `section` configures.
@@ -102,10 +114,14 @@ impl Registry {
     }
 
     fn driver(&self, section: &Section) -> Result<&Driver> {
-        self.0.get(section.kind()).ok_or_else(|| {
+        self.drivers.get(section.kind()).ok_or_else(|| {
             let known: Vec<_> = self.types().collect();
-            Error::new(ErrorKind::Invalid, format!("no backend of type {:?} is built in", section.kind()))
-                .with_hint(format!("built in are: {}", known.join(", ")))
+            let left_out = self.left_out.get(section.kind()).map(|hint| format!("{hint}; "));
+            section.unknown_kind().with_hint(format!(
+                "{}built in are: {}",
+                left_out.unwrap_or_default(),
+                known.join(", ")
+            ))
         })
     }
 }
@@ -216,11 +232,22 @@ mod tests {
         for (text, expected) in [
             ("[stores.a]\ntype='memory'\nfoo=1", "line 3: unknown field `foo`"),
             ("[stores.a]\ntype='memory'\nweight='x'", "line 3: `weight`"),
-            ("[stores.a]\ntype='tape'", "no backend of type \"tape\""),
+            ("[stores.a]\ntype='tape'", "line 2: no backend of type \"tape\" is built in"),
         ] {
             let error = show(text).unwrap_err();
             assert!(error.message().contains(expected), "{error}");
             assert_eq!(error.store(), Some("a"));
         }
+    }
+
+    #[test]
+    fn a_backend_that_was_left_out_is_told_how_to_get() {
+        let registry = Registry::default().with::<MemoryConfig>().without("tape", "build it with `--tape`");
+        let hint = |kind: &str| {
+            let settings = Settings::parse(&format!("[stores.a]\ntype='{kind}'")).unwrap();
+            registry.effective(settings.section("a").unwrap()).unwrap_err().hint().map(str::to_owned)
+        };
+        assert_eq!(hint("tape").as_deref(), Some("build it with `--tape`; built in are: memory"));
+        assert_eq!(hint("tap").as_deref(), Some("built in are: memory"));
     }
 }
