@@ -1,4 +1,4 @@
-//! Real servers, started by `testservers/minio` and `testservers/ceph`, and buckets in them.
+//! Real servers, started by the scripts in `testservers`, and buckets in them.
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) secret_key: String,
     pub(crate) pid: u32,
     pub(crate) ca_file: Option<String>,
+    /// The ARN of a role that the user may assume.
+    pub(crate) role: Option<String>,
 }
 
 /// Which script starts a server, and what stands before the names of its S3 lines.
@@ -33,6 +35,7 @@ struct Kind {
 
 const MINIO: Kind = Kind { script: "minio", prefix: "", pid: "PID" };
 const RGW: Kind = Kind { script: "ceph", prefix: "S3_", pid: "RGW_PID" };
+const SWIFT: Kind = Kind { script: "swift", prefix: "S3_", pid: "PID" };
 
 fn script(kind: Kind, arguments: &[&str]) -> Result<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers").join(kind.script);
@@ -59,6 +62,12 @@ impl Server {
         Self::start_kind(RGW, name, &[&["--rgw"], options].concat())
     }
 
+    /// Starts Swift with its S3 API.
+    pub(crate) fn start_swift(name: &str, options: &[&str]) -> Result<Self, String> {
+        // Swift merges parts into one object with a request for at most 1000 of them, unless told otherwise.
+        Self::start_kind(SWIFT, name, &[&["--s3", "--max-segments", "10000"], options].concat())
+    }
+
     fn start_kind(kind: Kind, name: &str, options: &[&str]) -> Result<Self, String> {
         let process = std::process::id().to_string();
         let name = format!("{name}-{process}");
@@ -78,6 +87,7 @@ impl Server {
             secret_key: own("SECRET_KEY")?,
             pid: needed(kind.pid)?.parse().map_err(|_| "PID is no number")?,
             ca_file: value("CA_FILE"),
+            role: value("S3_ROLE"),
             name,
         })
     }
@@ -87,8 +97,8 @@ impl Server {
         script(self.kind, &["stop", &self.name]).map(drop)
     }
 
-    /// Whether a bucket can be removed with all that is in it.
-    pub(crate) fn removes_all_at_once(&self) -> bool {
+    /// Whether it is a MinIO, which among others removes a bucket with all that is in it.
+    pub(crate) fn is_minio(&self) -> bool {
         self.kind.script == "minio"
     }
 
