@@ -1,7 +1,7 @@
 //! What only S3 does: servers that break the rules, and real ones that say no.
 //!
-//! Rules are broken by a small server in this process, since no real one breaks them all. Everything that MinIO can
-//! do is asked of MinIO.
+//! Rules are broken by a small server in this process, since no real one breaks them all. What any real server can do is
+//! asked of MinIO, or of Ceph's object gateway where there is no MinIO; the rest only of the one that can do it.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
 
@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::{
+    config::{BehaviorVersion, Credentials, ProvideCredentials, Region},
+    primitives::ByteStream,
+};
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -46,23 +49,25 @@ fn main() {
         ("clocks_that_differ_are_named", clocks),
         ("a_server_whose_parts_replace_is_found_out", unconditional_parts),
     ];
-    let real: [Plain; 18] = [
+    let real: [Plain; 12] = [
         ("wrong_credentials_are_denied_and_not_shown", wrong_credentials),
         ("a_missing_bucket_is_named", missing_bucket),
-        ("a_wrong_region_is_named", wrong_region),
-        ("a_certificate_is_checked", certificates),
-        ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
-        ("a_throttled_upload_gets_through", throttled),
         ("every_checksum_works", checksums),
         ("objects_of_others_are_read_and_their_keys_not_shown", foreign),
         ("parts_grow_with_the_length", long_image),
-        ("an_upload_takes_its_window_of_memory", memory),
+        ("a_process_that_stores_and_reads_takes_128_mib", memory),
         ("a_replaced_object_is_no_longer_read", replaced),
         ("parts_beyond_the_window_are_gathered", gathered),
         ("what_a_killed_process_gathered_is_swept", gathered_and_swept),
         ("locations_bring_their_own_credentials", glance),
         ("credentials_come_from_where_the_sdk_looks", chain),
         ("tags_and_classes_are_set", labelled),
+    ];
+    let minio: [Plain; 6] = [
+        ("a_wrong_region_is_named", wrong_region),
+        ("a_certificate_is_checked", certificates),
+        ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
+        ("a_throttled_upload_gets_through", throttled),
         ("the_server_encrypts", encrypted),
         ("hosts_name_buckets_and_a_proxy_finds_them", virtual_hosts),
     ];
@@ -70,20 +75,36 @@ fn main() {
         .into_iter()
         .map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)))
         .collect();
-    trials.extend(real.into_iter().map(|(name, test)| {
-        Trial::ignorable_test(name, move || match (&*SERVER, required()) {
-            (Ok(_), _) => test().map(|()| Completion::Completed).map_err(Failed::from),
-            (Err(why), true) => Err(Failed::from(format!("required, but {why}"))),
-            (Err(why), false) => Ok(Completion::ignored_with(why)),
-        })
-    }));
+    trials.extend(real.map(|(name, test)| needing(name, &SERVER, "s3-rgw", test)));
+    let rgw: [Plain; 1] = [("temporary_credentials_come_from_where_the_sdk_looks", temporary)];
+    trials.extend(rgw.map(|(name, test)| needing(name, &RGW, "s3-rgw", test)));
+    trials.extend(minio.map(|(name, test)| needing(name, &MINIO, "s3", test)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("wire", &[]));
+type Started = LazyLock<Result<Server, String>>;
 
-fn required() -> bool {
-    conformance_tests::is_required("s3")
+static MINIO: Started = LazyLock::new(|| Server::start("wire", &[]));
+
+/// Ceph's object gateway.
+static RGW: Started = LazyLock::new(|| Server::start_rgw("s3-wire", &[]));
+
+/// MinIO, or else the gateway.
+static SERVER: Started = LazyLock::new(|| if MINIO.is_ok() { MINIO.clone() } else { RGW.clone() });
+
+/// A test that is left out where its server is not there, unless the suite of that name must not be.
+fn needing(name: &str, server: &'static Started, suite: &'static str, test: fn() -> Outcome) -> Trial {
+    Trial::ignorable_test(name, move || {
+        // A process of its own that a test has started: it has been given its server.
+        if let Ok(what) = std::env::var(CHILD) {
+            return use_the_chain(&what).map(|()| Completion::Completed).map_err(Failed::from);
+        }
+        match (&**server, conformance_tests::is_required(suite)) {
+            (Ok(_), _) => test().map(|()| Completion::Completed).map_err(Failed::from),
+            (Err(why), true) => Err(Failed::from(format!("required, but {why}"))),
+            (Err(why), false) => Ok(Completion::ignored_with(why)),
+        }
+    })
 }
 
 fn real() -> Result<&'static Server, String> {
@@ -563,7 +584,9 @@ fn throttled() -> Outcome {
 
 fn checksums() -> Outcome {
     run(async {
-        for checksum in [Checksum::Sha256, Checksum::Crc32c, Checksum::Crc64nvme, Checksum::None] {
+        for checksum in
+            [Checksum::Sha256, Checksum::Md5, Checksum::Crc32c, Checksum::Crc64nvme, Checksum::None]
+        {
             let mut config = real()?.config(&bucket());
             config.checksum = checksum;
             let store = open(&config).await?;
@@ -720,24 +743,27 @@ fn child(name: &str, variables: &[(&str, &str)]) -> Outcome {
     check(output.status.success() && said.contains("1 passed"), said)
 }
 
+/// Names the endpoint, and the profile if one is set, to the process of a test that has variables of its own.
+const CHILD: &str = "STORE_S3_TEST_CHAIN";
+
+/// Such a process: it uses a store with whatever credentials the SDK finds.
+fn use_the_chain(what: &str) -> Outcome {
+    run(async {
+        let (endpoint, profile) = what.split_once(' ').unwrap();
+        let mut config = S3Config::new(bucket());
+        (config.endpoint, config.create_bucket) = (Some(endpoint.to_owned()), true);
+        config.profile = Some(profile.to_owned()).filter(|profile| !profile.is_empty());
+        if profile == "nobody" {
+            return refused(S3Backend::connect(&config).await, ErrorKind::Denied, "`access_key`").map(drop);
+        }
+        let store = open(&config).await?;
+        let at = text(put(&store, "a", &content(1000)).await)?;
+        check(text(store.get(&at, ..).await)? == content(1000), "other bytes came back")
+    })
+}
+
 fn chain() -> Outcome {
-    const CHILD: &str = "STORE_S3_TEST_CHAIN";
     const NAME: &str = "credentials_come_from_where_the_sdk_looks";
-    if let Ok(what) = std::env::var(CHILD) {
-        return run(async {
-            let (endpoint, profile) = what.split_once(' ').unwrap();
-            let mut config = S3Config::new(bucket());
-            (config.endpoint, config.create_bucket) = (Some(endpoint.to_owned()), true);
-            config.profile = Some(profile.to_owned()).filter(|profile| !profile.is_empty());
-            if profile == "nobody" {
-                return refused(S3Backend::connect(&config).await, ErrorKind::Denied, "`access_key`")
-                    .map(drop);
-            }
-            let store = open(&config).await?;
-            let at = text(put(&store, "a", &content(1000)).await)?;
-            check(text(store.get(&at, ..).await)? == content(1000), "other bytes came back")
-        });
-    }
     let server = real()?;
     let (endpoint, key, secret) = (&server.endpoint, &server.access_key, &server.secret_key);
     let folder = std::env::temp_dir().join(format!("store-s3-chain-{}", std::process::id()));
@@ -770,6 +796,185 @@ fn chain() -> Outcome {
     outcome
 }
 
+/// What the services hand out that an instance, a container or a pod asks for credentials.
+struct Session {
+    key: String,
+    secret: String,
+    token: String,
+}
+
+impl Session {
+    /// A session of the role, from the server itself.
+    async fn of(server: &Server) -> Result<Self, String> {
+        let keys = Credentials::new(&server.access_key, &server.secret_key, None, None, "test");
+        let sdk = aws_config::defaults(BehaviorVersion::latest())
+            .credentials_provider(keys)
+            .region(Region::new(server.region.clone()))
+            .endpoint_url(&server.endpoint)
+            .load()
+            .await;
+        let role = server.role.as_deref().ok_or("the server has no role")?;
+        let role = aws_config::sts::AssumeRoleProvider::builder(role).session_name("test").configure(&sdk);
+        let found = role.build().await.provide_credentials().await.map_err(|e| format!("{e:?}"))?;
+        let token = found.session_token().ok_or("the session has no token")?;
+        Ok(Self {
+            key: found.access_key_id().to_owned(),
+            secret: found.secret_access_key().to_owned(),
+            token: token.to_owned(),
+        })
+    }
+
+    /// What a service says to a request, as its documentation has it.
+    fn answer(&self, request: &Request) -> (u16, String) {
+        let Self { key, secret, token } = self;
+        let header = |name: &str| request.headers.get(name).map(String::as_str);
+        let json = format!(
+            r#"{{"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{key}", "SecretAccessKey": "{secret}",
+                "Token": "{token}", "LastUpdated": "2020-01-01T00:00:00Z", "Expiration": "2099-01-01T00:00:00Z"}}"#
+        );
+        let instance = "/latest/meta-data/iam/security-credentials/";
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/container") if header("authorization") == Some("of this container") => (200, json),
+            ("PUT", "/latest/api/token") => (200, "of this instance".to_owned()),
+            ("GET", path) if header("x-aws-ec2-metadata-token") == Some("of this instance") => {
+                match path.strip_prefix(instance) {
+                    Some("") => (200, "images".to_owned()),
+                    Some("images") => (200, json),
+                    _ => (404, String::new()),
+                }
+            }
+            ("POST", "/")
+                if String::from_utf8_lossy(&request.body).contains("WebIdentityToken=of.this.pod") =>
+            {
+                let result = format!(
+                    "<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
+                     <SessionToken>{token}</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+                     <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/images/pod</Arn>\
+                     <AssumedRoleId>A:pod</AssumedRoleId></AssumedRoleUser>"
+                );
+                let result =
+                    format!("<AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>");
+                (
+                    200,
+                    format!(
+                        "<AssumeRoleWithWebIdentityResponse>{result}</AssumeRoleWithWebIdentityResponse>"
+                    ),
+                )
+            }
+            _ => (403, String::new()),
+        }
+    }
+
+    /// Serves it.
+    async fn serve(self) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
+        let url = format!("http://{}", listener.local_addr().map_err(|e| e.to_string())?);
+        let session = Arc::new(self);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let session = Arc::clone(&session);
+                tokio::spawn(async move {
+                    let mut client = BufReader::new(client);
+                    while let Some(request) = read(&mut client).await {
+                        let (status, body) = session.answer(&request);
+                        let head = format!(
+                            "HTTP/1.1 {status} x\r\nx-aws-ec2-metadata-token-ttl-seconds: 600\r\ncontent-length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        client.write_all((head + &body).as_bytes()).await.ok()?;
+                    }
+                    Some(())
+                });
+            }
+        });
+        Ok(url)
+    }
+}
+
+/// Sessions are Ceph's own. What hands them out where an instance, a container or a pod asks is a small server in this
+/// process: the real ones run in Amazon's cloud only.
+fn temporary() -> Outcome {
+    const NAME: &str = "temporary_credentials_come_from_where_the_sdk_looks";
+    run(async {
+        let server = &Server::start_rgw("s3-sts", &["--sts"])?;
+        let session = Session::of(server).await?;
+        let mut config = server.config(&bucket());
+        config.access_key = Some(Secret::new(&session.key));
+        config.secret_key = Some(Secret::new(&session.secret));
+        config.session_token = Some(Secret::new(&session.token));
+        let store = open(&config).await?;
+        let at = text(put(&store, "a", &content(6 << 20)).await)?;
+        check(text(store.get(&at, ..).await)? == content(6 << 20), "other bytes came back")?;
+        config.session_token = Some(Secret::new("hunter2"));
+        let error = refused(S3Backend::connect(&config).await, ErrorKind::Denied, "")?;
+        check(!format!("{error} {error:?} {config:?}").contains("hunter2"), "a secret shows")?;
+
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let (settings, keys, pod, none) = (path("config"), path("credentials"), path("pod"), path("none"));
+        let role = server.role.as_deref().unwrap_or_default();
+        let profile =
+            format!("[profile role]\nrole_arn = {role}\nsource_profile = user\nregion = us-east-1\n");
+        let user = format!(
+            "[user]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            server.access_key, server.secret_key
+        );
+        for (file, content) in [(&settings, profile.as_str()), (&keys, &user), (&pod, "of.this.pod")] {
+            std::fs::write(file, content).map_err(|e| e.to_string())?;
+        }
+        let url = session.serve().await?;
+        let container = format!("{url}/container");
+        let nowhere = [("AWS_CONFIG_FILE", none.as_str()), ("AWS_SHARED_CREDENTIALS_FILE", none.as_str())];
+        let cases = [
+            (
+                "role",
+                vec![
+                    ("AWS_CONFIG_FILE", settings.as_str()),
+                    ("AWS_SHARED_CREDENTIALS_FILE", &keys),
+                    ("AWS_ENDPOINT_URL_STS", &server.endpoint),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "of this container"),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_EC2_METADATA_DISABLED", "false"),
+                    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_WEB_IDENTITY_TOKEN_FILE", &pod),
+                    ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/images"),
+                    ("AWS_REGION", "us-east-1"),
+                    ("AWS_ENDPOINT_URL_STS", &url),
+                ],
+            ),
+        ];
+        for (profile, variables) in cases {
+            let what = format!("{} {profile}", server.endpoint);
+            let all = [&[(CHILD, what.as_str())], variables.as_slice()].concat();
+            // The other threads of the runtime serve.
+            let outcome = tokio::task::block_in_place(|| child(NAME, &all));
+            outcome.map_err(|why| format!("{variables:?}: {why}"))?;
+        }
+        server.stop()
+    })
+}
+
 /// The most memory that this process has had, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -782,7 +987,7 @@ fn memory() -> Outcome {
     const CHILD: &str = "STORE_S3_TEST_MEMORY";
     if std::env::var_os(CHILD).is_none() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "an_upload_takes_its_window_of_memory", "--test-threads", "1"])
+            .args(["--exact", "a_process_that_stores_and_reads_takes_128_mib", "--test-threads", "1"])
             .env(CHILD, "1")
             .output()
             .map_err(|e| e.to_string())?;
@@ -792,15 +997,14 @@ fn memory() -> Outcome {
     run(async {
         let store = open(&real()?.config(&bucket())).await?;
         let piece = content(1 << 20);
-        let before = peak();
         let source = stream::iter((0..700).map(|_| Ok(Bytes::copy_from_slice(&piece))));
         let at = text(store.put(&"a".parse().unwrap(), source, Expect::new()).await)?.location;
-        let after_upload = peak();
+        let upload = peak() >> 10;
         let read = text(store.stream(&at, ..).await)?;
         let len = read.try_fold(0, |sum, bytes| async move { Ok(sum + bytes.len()) }).await;
         check(text(len)? == 700 << 20, "another length came back")?;
-        let (up, down) = ((after_upload - before) >> 10, (peak() - before) >> 10);
-        check(up <= 110 && down <= 140, format!("{up} MiB for an upload, {down} MiB with a download"))
+        let both = peak() >> 10;
+        check(both <= 128, format!("{upload} MiB for an upload, {both} MiB with a download"))
     })
 }
 
@@ -820,7 +1024,9 @@ fn replaced() -> Outcome {
 fn labelled() -> Outcome {
     run(async {
         let mut config = real()?.config(&bucket());
-        config.storage_class = Some("REDUCED_REDUNDANCY".to_owned());
+        // The gateway of the tests has the standard class alone.
+        let expected = if real()?.is_minio() { "REDUCED_REDUNDANCY" } else { "STANDARD" };
+        config.storage_class = Some(expected.to_owned());
         config.tags = [("owner", "image service"), ("os:type", "a=b +c")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
@@ -830,10 +1036,13 @@ fn labelled() -> Outcome {
             let client = real()?.client();
             let head = client.head_object().bucket(&config.bucket).key(id).send().await;
             let class = head.map_err(|e| format!("{e:?}"))?.storage_class;
-            check(
-                class.as_ref().is_some_and(|class| class.as_str() == "REDUCED_REDUNDANCY"),
-                format!("{class:?}"),
-            )?;
+            // The standard class may go without saying.
+            let class = class.as_ref().map_or("STANDARD", |class| class.as_str());
+            check(class == expected, class)?;
+            // The gateway forgets those of objects made of parts, and then answers without a document.
+            if id == "large" && !real()?.is_minio() {
+                continue;
+            }
             let tags = client.get_object_tagging().bucket(&config.bucket).key(id).send().await;
             let tags = tags.map_err(|e| format!("{e:?}"))?.tag_set;
             let tags: BTreeMap<_, _> = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
