@@ -449,7 +449,7 @@ impl Target {
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
     async fn make(&self, body: &Body) -> Result<()> {
         let client = &self.store.client;
-        let mut failed = 0;
+        let (mut failed, mut before) = (0, None);
         loop {
             // Where the server does not decide, a look just before does: under the claim, or as the best that is left.
             if client.creation != Creation::Atomic
@@ -468,17 +468,26 @@ impl Target {
             match self.look().await? {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(Error::taken(&self.id)),
-                None if error.kind() == ErrorKind::NotFound => return Err(Error::swept()),
+                // A conflict with another writer ends the upload, too.
+                None if error.kind() == ErrorKind::NotFound => {
+                    return Err(before.unwrap_or_else(Error::swept));
+                }
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
                 None => return Err(error),
             }
             failed += 1;
-            if failed == ATTEMPTS {
-                return Err(Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error));
+            if failed < ATTEMPTS {
+                pause(failed, Some(&error)).await;
             }
-            pause(failed, Some(&error)).await;
+            let text = error.message().to_owned();
+            let error =
+                Error::new(ErrorKind::Unavailable, text).with_source(error).with_hint("send the image again");
+            if failed == ATTEMPTS {
+                return Err(error);
+            }
+            before = Some(error);
         }
     }
 
