@@ -1,13 +1,14 @@
 use std::{collections::BTreeSet, fmt, fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload,
+    Result, Secret, Size, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
     driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
 };
@@ -21,8 +22,9 @@ use crate::{
     upload::S3Upload,
 };
 
-/// Bytes per write: a few make a part, and those that core holds for digests stay far below 64 MiB.
-const CHUNK: usize = 4 << 20;
+/// Bytes per write, and per chunk of a download: many make a part, and the dozen that core holds for digests is small beside
+/// a window.
+const CHUNK: usize = 1 << 20;
 
 /// The first piece of a download is short, so that its reader does not wait for a long one.
 const FIRST_PIECE: u64 = 1 << 20;
@@ -43,6 +45,15 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     /// Buffers of `part_size`.
     pub(crate) pool: Pool,
+    /// Buffers of `read_size`.
+    read_pool: Pool,
+}
+
+impl Shared {
+    fn download(&self, client: Client, key: String, etag: Option<String>, stat: Stat) -> S3Download {
+        let (pool, ahead) = (self.read_pool.clone(), self.config.concurrency as usize);
+        S3Download { client, key, etag, stat, pool, ahead }
+    }
 }
 
 impl S3Backend {
@@ -80,12 +91,15 @@ impl S3Backend {
         info.can.copy = true;
         info.can.presign = config.sse != Some(Sse::Customer);
         info.can.staging = true;
-        let pool = Pool::new(config.part_size.0 as usize, config.concurrency as usize);
+        let pool_of = |size: Size| Pool::new(size.0 as usize, config.concurrency as usize);
+        let pool = pool_of(config.part_size);
+        let read_pool =
+            if config.read_size == config.part_size { pool.clone() } else { pool_of(config.read_size) };
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.access_key, config.secret_key, config.session_token) = (None, None, None);
         (config.sse_customer_key, config.proxy) = (None, None);
-        Ok(Self { shared: Arc::new(Shared { info, config, client, place, pool }) })
+        Ok(Self { shared: Arc::new(Shared { info, config, client, place, pool, read_pool }) })
     }
 }
 
@@ -110,9 +124,7 @@ impl Shared {
         {
             stat.meta = Some(Meta::from_json(&json)?);
         }
-        let pieces = self.config.read_size.0;
-        let ahead = self.config.concurrency as usize;
-        Ok(S3Download { client: self.client.clone(), key, etag: object.etag, stat, pieces, ahead })
+        Ok(self.download(self.client.clone(), key, object.etag, stat))
     }
 
     /// An object of another bucket that a location brings credentials for: for reading, without what a store keeps with
@@ -120,9 +132,7 @@ impl Shared {
     async fn describe_theirs(&self, theirs: &Theirs, at: &Location) -> Result<S3Download> {
         let client = self.client.of(theirs);
         let object = client.head(&theirs.key).await?.ok_or_else(|| Error::not_found(at))?;
-        let (pieces, ahead) = (self.config.read_size.0, self.config.concurrency as usize);
-        let (key, stat) = (theirs.key.clone(), Stat::new(object.size));
-        Ok(S3Download { client, key, etag: object.etag, stat, pieces, ahead })
+        Ok(self.download(client, theirs.key.clone(), object.etag, Stat::new(object.size)))
     }
 
     async fn delete(&self, name: &str, at: &Location) -> Result<()> {
@@ -318,7 +328,8 @@ struct S3Download {
     key: String,
     etag: Option<String>,
     stat: Stat,
-    pieces: u64,
+    /// Buffers of the size of a piece.
+    pool: Pool,
     ahead: usize,
 }
 
@@ -337,16 +348,16 @@ impl Download for S3Download {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, key, etag) = (self.client.clone(), Arc::<str>::from(&*self.key), self.etag.clone());
         let size = self.stat.size;
-        let gets =
-            pieces(range, self.pieces).map(move |piece| {
-                let (client, key, etag) = (client.clone(), Arc::clone(&key), etag.clone());
-                async move {
-                    again_if_asked(|| client.get_range(&key, etag.as_deref(), piece.clone(), size)).await
-                }
-            });
-        let chunks = read_ahead(gets, self.ahead)
-            .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
-            .try_flatten();
+        let pool = self.pool.clone();
+        let gets = pieces(range, self.pool.size() as u64).map(move |piece| {
+            let (client, key, etag, pool) = (client.clone(), Arc::clone(&key), etag.clone(), pool.clone());
+            async move {
+                let get = || client.get_range(&key, etag.as_deref(), piece.clone(), size, &pool);
+                again_if_asked(get).await
+            }
+        });
+        let chunks =
+            read_ahead(gets, self.ahead).map_ok(|piece| stream::iter(cut(piece).map(Ok))).try_flatten();
         Ok(chunks.boxed())
     }
 
@@ -363,6 +374,14 @@ fn pieces(range: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + Se
         let piece = next..range.end.min(next.saturating_add(len));
         next = piece.end;
         (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Cuts a piece into chunks.
+fn cut(mut piece: Bytes) -> impl Iterator<Item = Chunk> + Send {
+    std::iter::from_fn(move || {
+        let chunk = piece.split_to(piece.len().min(CHUNK));
+        (!chunk.is_empty()).then_some(Chunk::Data(chunk))
     })
 }
 

@@ -25,7 +25,7 @@ use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use store_core::{Error, ErrorKind, Result, Secret, driver::again, file::blocking};
+use store_core::{Error, ErrorKind, Result, Secret, buffer::Pool, driver::again, file::blocking};
 
 use crate::{
     S3Config,
@@ -234,7 +234,7 @@ impl Client {
         // for it computes only where it may add them.
         let checksums = match config.checksum {
             Checksum::Crc32c | Checksum::Crc64nvme => RequestChecksumCalculation::WhenSupported,
-            Checksum::Sha256 | Checksum::None => RequestChecksumCalculation::WhenRequired,
+            Checksum::Sha256 | Checksum::Md5 | Checksum::None => RequestChecksumCalculation::WhenRequired,
         };
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .request_checksum_calculation(checksums)
@@ -443,14 +443,17 @@ impl Client {
         tokio::time::timeout(CALL, read).await.map_err(|_| late(WHAT))?
     }
 
-    /// Reads `range` of the object that has `etag`, exactly, as the pieces that the network gives.
+    /// Reads `range` of the object that has `etag`, exactly.
+    ///
+    /// Into a buffer of its own: what the network gives keeps much more memory alive than it has bytes.
     pub(crate) async fn get_range(
         &self,
         key: &str,
         etag: Option<&str>,
         range: Range<u64>,
         size: u64,
-    ) -> Result<Vec<Bytes>> {
+        pool: &Pool,
+    ) -> Result<Bytes> {
         const WHAT: &str = "read a blob";
         let wanted = range.end - range.start;
         let read = async {
@@ -462,7 +465,9 @@ impl Client {
                 Err(error) => return Err(gone(from_sdk(WHAT, &error))),
             };
             let (mut skip, most) = first_byte(found.content_range(), found.content_length(), &range, size)?;
-            let mut pieces = Vec::new();
+            // A short piece does not take the memory of a long one.
+            let fits = wanted > pool.size() as u64 / 2;
+            let mut buffer = if fits { pool.take() } else { Pool::new(wanted as usize, 0).take() };
             let mut got = 0;
             let mut body = found.body;
             while got < wanted {
@@ -472,11 +477,10 @@ impl Client {
                 skip -= skipped;
                 drop(bytes.split_to(skipped as usize));
                 bytes.truncate((wanted - got) as usize);
-                got += bytes.len() as u64;
-                pieces.push(bytes);
+                got += buffer.fill(&bytes) as u64;
             }
             match got == wanted {
-                true => Ok(pieces),
+                true => Ok(buffer.freeze()),
                 false => {
                     let missing = wanted - got;
                     let text = format!("cannot {WHAT}: the answer ends {missing} of {most} bytes early");
@@ -516,6 +520,7 @@ impl Client {
             .set_storage_class(self.storage_class.clone())
             .set_tagging(self.tags.clone())
             .set_checksum_algorithm(self.algorithm())
+            .set_content_md5(self.md5(&bytes).await?)
             .body(ByteStream::from(bytes));
         if self.creation != Creation::Looked {
             call = call.if_none_match("*");
@@ -544,7 +549,16 @@ impl Client {
         match self.checksum {
             Checksum::Crc32c => Some(ChecksumAlgorithm::Crc32C),
             Checksum::Crc64nvme => Some(ChecksumAlgorithm::Crc64Nvme),
-            Checksum::Sha256 | Checksum::None => None,
+            Checksum::Sha256 | Checksum::Md5 | Checksum::None => None,
+        }
+    }
+
+    /// What goes into `Content-MD5`, if that is what is asked for.
+    async fn md5(&self, bytes: &Bytes) -> Result<Option<String>> {
+        let bytes = bytes.clone();
+        match self.checksum {
+            Checksum::Md5 => blocking(move || Ok(Some(base64::encode(Md5::digest(bytes))))).await,
+            _ => Ok(None),
         }
     }
 
@@ -582,6 +596,7 @@ impl Client {
             .upload_id(upload)
             .part_number(number)
             .set_checksum_algorithm(self.algorithm())
+            .set_content_md5(self.md5(&bytes).await?)
             .body(ByteStream::from(bytes));
         let part = match self.checksum {
             Checksum::Sha256 => sent(WHAT, limit, Box::pin(call.send())).await?,
@@ -654,15 +669,18 @@ impl Client {
     /// Removes an upload and all its parts. Parts that were on their way may survive the first attempt, so it is
     /// repeated until the server says that there is none.
     pub(crate) async fn abort(&self, key: &str, upload: &str) -> Result<()> {
+        let mut unknown = 0;
         for _ in 0..20 {
             let call = self.s3.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
             match sent("abort an upload", CALL, call.send()).await {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => unknown += 1,
+                outcome => outcome.map(drop)?,
             }
             match self.parts(key, upload).await? {
                 None => return Ok(()),
                 Some(left) if left.count == 0 => return Ok(()),
+                // Swift lists what an object was made of as the parts of an upload that there is no more.
+                Some(_) if unknown > 1 => return Ok(()),
                 Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }

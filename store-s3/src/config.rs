@@ -104,6 +104,8 @@ pub enum Checksum {
     /// The request's signature covers a SHA-256 of the content. Every server checks it.
     #[default]
     Sha256,
+    /// An MD5 in `Content-MD5`. Every server checks it, and its computation is the slowest.
+    Md5,
     /// A CRC-32C, which the server also keeps. Cheap; needs Amazon, or a server of 2023 or later.
     Crc32c,
     /// A CRC-64/NVME, which the server also keeps. Cheap; needs Amazon, or a server of 2025 or later.
@@ -296,7 +298,7 @@ mod tests {
             ("bucket = 'b'\nsse = 'customer'", "`sse_customer_key`"),
             ("bucket = 'b'\nsse_customer_key = 'hunter2'", "`sse_customer_key`"),
             ("bucket = 'b'\nprofile = 'x'\naccess_key = 'y'\nsecret_key = 'z'", "`profile`"),
-            ("bucket = 'b'\nchecksum = 'md5'", "`checksum`"),
+            ("bucket = 'b'\nchecksum = 'crc33'", "`checksum`"),
             ("bucket = 'b'\nacces_key = 'hunter2'", "`acces_key`"),
         ] {
             let error = check(text).unwrap_err();

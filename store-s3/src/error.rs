@@ -114,6 +114,10 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<Str
         }
         "EntityTooLarge" => (Kind::Unsupported, Some("the server takes no object that is so large")),
         "InvalidStorageClass" => (Kind::Invalid, Some("the server has no such `storage_class`")),
+        "InvalidArgument" | "InvalidTag" => (
+            Kind::Invalid,
+            Some("the server does not take a setting: check `storage_class`, `sse` and `tags`"),
+        ),
         "NotImplemented" | "MethodNotAllowed" => (Kind::Unsupported, None),
         "BadDigest"
         | "InvalidDigest"

@@ -266,7 +266,8 @@ impl Steps for S3Upload {
         }
         self.kept = false;
         let upload = self.upload().await?;
-        let etag = object.etag;
+        // Swift knows objects made of parts by two tags, and compares with the other one.
+        let etag = object.etag.clone().filter(|_| store.client.matches());
         for range in copied_parts(size) {
             while self.flying.len() >= store.config.concurrency as usize {
                 self.land().await?;
@@ -284,13 +285,16 @@ impl Steps for S3Upload {
             });
             self.flying.push(request, 0);
         }
-        let outcome = self.land_all().await;
-        outcome.map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::AlreadyExists => {
-                Error::not_found(from).with_hint("it was deleted or replaced meanwhile")
-            }
+        let replaced = || Error::not_found(from).with_hint("it was deleted or replaced meanwhile");
+        self.land_all().await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::AlreadyExists => replaced(),
             _ => error,
-        })
+        })?;
+        if etag.is_none() {
+            let found = again(|| store.client.head(&key)).await?;
+            found.filter(|found| found.etag == object.etag).ok_or_else(replaced)?;
+        }
+        Ok(())
     }
 
     async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
@@ -320,11 +324,11 @@ impl Steps for S3Upload {
         self.opening.left().await; // The sidecar is removed in any case.
         // What was created after the upload is one for a part, and is found by its key.
         let created = self.creating.left().await;
-        if let Some(upload) = self.upload.or(created) {
-            again(|| client.abort(&target.key, &upload)).await?;
-        }
         if committed && target.look().await? == Some(true) {
             again(|| client.delete(&target.key)).await?;
+        }
+        if let Some(upload) = self.upload.or(created) {
+            again(|| client.abort(&target.key, &upload)).await?;
         }
         if self.gathered {
             for turn in 0..2 {
@@ -445,7 +449,7 @@ impl Target {
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
     async fn make(&self, body: &Body) -> Result<()> {
         let client = &self.store.client;
-        let mut failed = 0;
+        let (mut failed, mut before) = (0, None);
         loop {
             // Where the server does not decide, a look just before does: under the claim, or as the best that is left.
             if client.creation != Creation::Atomic
@@ -464,17 +468,26 @@ impl Target {
             match self.look().await? {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(Error::taken(&self.id)),
-                None if error.kind() == ErrorKind::NotFound => return Err(Error::swept()),
+                // A conflict with another writer ends the upload, too.
+                None if error.kind() == ErrorKind::NotFound => {
+                    return Err(before.unwrap_or_else(Error::swept));
+                }
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
                 None => return Err(error),
             }
             failed += 1;
-            if failed == ATTEMPTS {
-                return Err(Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error));
+            if failed < ATTEMPTS {
+                pause(failed, Some(&error)).await;
             }
-            pause(failed, Some(&error)).await;
+            let text = error.message().to_owned();
+            let error =
+                Error::new(ErrorKind::Unavailable, text).with_source(error).with_hint("send the image again");
+            if failed == ATTEMPTS {
+                return Err(error);
+            }
+            before = Some(error);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The suite over real servers, MinIO and Ceph's object gateway, through a proxy that fails on demand.
+//! The suite over real servers, MinIO, Ceph's object gateway and Swift, through a proxy that fails on demand.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,11 +18,13 @@ type Started = LazyLock<Result<Server, String>>;
 
 static MINIO: Started = LazyLock::new(|| Server::start("conformance", &[]));
 static RGW: Started = LazyLock::new(|| Server::start_rgw("s3-conformance", &[]));
+static SWIFT: Started = LazyLock::new(|| Server::start_swift("s3-conformance", &[]));
 
 fn main() {
     Suites::new()
         .with("s3", async || setup(&MINIO, |_| {}).await)
         .with("s3-rgw", async || setup(&RGW, |_| {}).await)
+        .with("s3-swift", async || setup(&SWIFT, |_| {}).await)
         .with("s3-prefix", async || {
             setup(&MINIO, |config| {
                 config.prefix = "cloud images/".to_owned();
@@ -90,7 +92,7 @@ async fn injure(server: &Server, bucket: String, at: Location, damage: Damage) -
 /// Removes a bucket and what is in it, which MinIO does at once where it is asked to.
 async fn remove(server: &Server, bucket: String) -> Result<(), String> {
     let client = server.client();
-    if !server.removes_all_at_once() {
+    if !server.is_minio() {
         let found = client.list_objects_v2().bucket(&bucket).send().await.map_err(|e| format!("{e:?}"))?;
         for key in found.contents().iter().filter_map(|object| object.key()) {
             client.delete_object().bucket(&bucket).key(key).send().await.map_err(|e| format!("{e:?}"))?;

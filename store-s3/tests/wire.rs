@@ -1,19 +1,22 @@
 //! What only S3 does: servers that break the rules, and real ones that say no.
 //!
-//! Rules are broken by a small server in this process, since no real one breaks them all. Everything that MinIO can
-//! do is asked of MinIO.
+//! Rules are broken by a small server in this process, since no real one breaks them all. What any real server can do is
+//! asked of MinIO, or of Ceph's object gateway where there is no MinIO; the rest only of the one that can do it.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::{
+    config::{BehaviorVersion, Credentials, ProvideCredentials, Region},
+    primitives::ByteStream,
+};
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use store_core::{
     Backend, BlobId, Chunk, Error, ErrorKind, Expect, Location, Meta, Options, Retry, Secret, Size, SizeHint,
@@ -21,20 +24,22 @@ use store_core::{
 };
 use store_s3::{Checksum, Conditional, PathStyle, S3Backend, S3Config, Sse};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 
+mod http;
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod server;
 
+use http::{Break, Breaker, Request, proxy, read, read_body, read_head, reply};
 use server::{Server, bucket};
 
 type Outcome = Result<(), String>;
 type Plain = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let broken: [Plain; 10] = [
+    let broken: [Plain; 18] = [
         ("a_server_that_ignores_ranges_is_read_exactly", ignored_range),
         ("a_range_that_is_served_as_all_is_read_exactly", unnamed_range),
         ("an_answer_that_ends_early_is_gone_on_with", early_end),
@@ -45,24 +50,35 @@ fn main() {
         ("a_server_that_asks_for_time_gets_it", patience),
         ("clocks_that_differ_are_named", clocks),
         ("a_server_whose_parts_replace_is_found_out", unconditional_parts),
+        ("nothing_is_sent_that_old_servers_refuse_or_store", plain_requests),
+        ("the_region_of_the_bucket_is_found", region),
+        ("what_passes_is_tried_again", passing),
+        ("a_conflict_at_the_commit_leaves_nothing", conflict),
+        ("parts_that_outlive_an_abort_are_aborted_again", survivors),
+        ("a_refusal_before_the_body_is_heard", early_refusal),
+        ("a_missing_blob_that_may_not_be_listed_is_denied", hidden),
+        ("a_coding_that_is_none_is_ignored", coded),
     ];
-    let real: [Plain; 18] = [
+    let real: [Plain; 13] = [
         ("wrong_credentials_are_denied_and_not_shown", wrong_credentials),
         ("a_missing_bucket_is_named", missing_bucket),
-        ("a_wrong_region_is_named", wrong_region),
-        ("a_certificate_is_checked", certificates),
-        ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
-        ("a_throttled_upload_gets_through", throttled),
         ("every_checksum_works", checksums),
         ("objects_of_others_are_read_and_their_keys_not_shown", foreign),
         ("parts_grow_with_the_length", long_image),
-        ("an_upload_takes_its_window_of_memory", memory),
+        ("a_process_that_stores_and_reads_takes_128_mib", memory),
         ("a_replaced_object_is_no_longer_read", replaced),
         ("parts_beyond_the_window_are_gathered", gathered),
         ("what_a_killed_process_gathered_is_swept", gathered_and_swept),
         ("locations_bring_their_own_credentials", glance),
         ("credentials_come_from_where_the_sdk_looks", chain),
         ("tags_and_classes_are_set", labelled),
+        ("each_request_may_break_anywhere", breaks),
+    ];
+    let minio: [Plain; 6] = [
+        ("a_wrong_region_is_named", wrong_region),
+        ("a_certificate_is_checked", certificates),
+        ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
+        ("a_throttled_upload_gets_through", throttled),
         ("the_server_encrypts", encrypted),
         ("hosts_name_buckets_and_a_proxy_finds_them", virtual_hosts),
     ];
@@ -70,20 +86,41 @@ fn main() {
         .into_iter()
         .map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)))
         .collect();
-    trials.extend(real.into_iter().map(|(name, test)| {
-        Trial::ignorable_test(name, move || match (&*SERVER, required()) {
-            (Ok(_), _) => test().map(|()| Completion::Completed).map_err(Failed::from),
-            (Err(why), true) => Err(Failed::from(format!("required, but {why}"))),
-            (Err(why), false) => Ok(Completion::ignored_with(why)),
-        })
-    }));
+    trials.extend(real.map(|(name, test)| needing(name, &SERVER, "s3-rgw", test)));
+    let rgw: [Plain; 4] = [
+        ("temporary_credentials_come_from_where_the_sdk_looks", temporary),
+        ("permissions_that_are_missing_are_named", permissions),
+        ("a_full_quota_is_no_space_and_keeps_nothing", full_quota),
+        ("a_server_that_is_killed_is_waited_for", killed),
+    ];
+    trials.extend(rgw.map(|(name, test)| needing(name, &RGW, "s3-rgw", test)));
+    trials.extend(minio.map(|(name, test)| needing(name, &MINIO, "s3", test)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("wire", &[]));
+type Started = LazyLock<Result<Server, String>>;
 
-fn required() -> bool {
-    conformance_tests::is_required("s3")
+static MINIO: Started = LazyLock::new(|| Server::start("wire", &[]));
+
+/// Ceph's object gateway.
+static RGW: Started = LazyLock::new(|| Server::start_rgw("s3-wire", &[]));
+
+/// MinIO, or else the gateway.
+static SERVER: Started = LazyLock::new(|| if MINIO.is_ok() { MINIO.clone() } else { RGW.clone() });
+
+/// A test that is left out where its server is not there, unless the suite of that name must not be.
+fn needing(name: &str, server: &'static Started, suite: &'static str, test: fn() -> Outcome) -> Trial {
+    Trial::ignorable_test(name, move || {
+        // A process of its own that a test has started: it has been given its server.
+        if let Ok(what) = std::env::var(CHILD) {
+            return use_the_chain(&what).map(|()| Completion::Completed).map_err(Failed::from);
+        }
+        match (&**server, conformance_tests::is_required(suite)) {
+            (Ok(_), _) => test().map(|()| Completion::Completed).map_err(Failed::from),
+            (Err(why), true) => Err(Failed::from(format!("required, but {why}"))),
+            (Err(why), false) => Ok(Completion::ignored_with(why)),
+        }
+    })
 }
 
 fn real() -> Result<&'static Server, String> {
@@ -154,18 +191,32 @@ struct Wrong {
     impatient: Arc<Mutex<u32>>,
     wrong_clock: bool,
     stores_more: bool,
+    /// What was asked, without bodies.
+    heard: Arc<Mutex<Vec<Request>>>,
+    /// To the first request of an operation for a key that starts so: this instead, once.
+    instead: Arc<Mutex<Vec<Instead>>>,
+    /// Takes requests for this region only, and names it in a header or in the body.
+    region: Option<(&'static str, bool)>,
+    /// So often it lists a part of an upload that was aborted.
+    survivors: Arc<Mutex<u32>>,
+    /// Refuses the bodies of blobs before it has read them.
+    refuses_early: bool,
+    /// Says of missing objects that they are forbidden.
+    hides: bool,
+    /// Gives the framing's name back as a coding of the content.
+    says_chunked: bool,
+}
+
+/// Operation, start of the key, reply.
+type Instead = (&'static str, &'static str, Vec<u8>);
+
+/// A refusal, as servers put it.
+fn error(status: &str, headers: &str, code: &str) -> Vec<u8> {
+    reply(status, headers, format!("<Error><Code>{code}</Code></Error>").as_bytes(), true)
 }
 
 /// An object's bytes and token.
 type Held = (Vec<u8>, Option<String>);
-
-struct Request {
-    method: String,
-    path: String,
-    query: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
 
 impl Wrong {
     async fn start(self) -> S3Config {
@@ -179,7 +230,17 @@ impl Wrong {
                 let server = self.clone();
                 tokio::spawn(async move {
                     let mut client = BufReader::new(client);
-                    while let Some(request) = read(&mut client).await {
+                    while let Some(mut request) = read_head(&mut client).await {
+                        let long = request.header("content-length").is_some_and(|length| length.len() > 6);
+                        if server.refuses_early && long {
+                            let _ = client.write_all(&error("403 Forbidden", "", "AccessDenied")).await;
+                            // As real ones do: a reset would take the reply away from the client.
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                            break;
+                        }
+                        if read_body(&mut client, &mut request).await.is_none() {
+                            break;
+                        }
                         let (reply, whole) = server.answer(&request);
                         if client.write_all(&reply).await.is_err() || !whole {
                             break;
@@ -198,6 +259,26 @@ impl Wrong {
         let taken = objects.contains_key(&key) && request.headers.contains_key("if-none-match");
         let token = request.headers.get("x-amz-meta-imagestore-token").cloned();
         let empty = |status: &str| (reply(status, "", b"", true), true);
+        self.heard.lock().unwrap().push(Request { body: Vec::new(), ..request.clone() });
+        let mut instead = self.instead.lock().unwrap();
+        let matching = instead
+            .iter()
+            .position(|(operation, start, _)| *operation == request.operation() && key.starts_with(start));
+        if let Some(index) = matching {
+            return (instead.remove(index).2, true);
+        }
+        if let Some((region, in_body)) = self.region
+            && !request.header("authorization").unwrap_or_default().contains(&format!("/{region}/s3/"))
+        {
+            if in_body {
+                let xml = format!(
+                    "<Error><Code>AuthorizationHeaderMalformed</Code><Region>{region}</Region></Error>"
+                );
+                return (reply("400 Bad Request", "", xml.as_bytes(), true), true);
+            }
+            let named = format!("x-amz-bucket-region: {region}\r\n");
+            return (error("301 Moved Permanently", &named, "PermanentRedirect"), true);
+        }
         if self.wrong_clock {
             let xml = "<Error><Code>RequestTimeTooSkewed</Code><Message>too large</Message></Error>";
             return (reply("403 Forbidden", "", xml.as_bytes(), true), true);
@@ -221,11 +302,29 @@ impl Wrong {
                 let xml = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
                 (reply("200 OK", "", xml.as_bytes(), true), true)
             }
-            ("GET", query) if query.contains("uploadId") => empty("404 Not Found"),
+            ("GET", query) if query.contains("uploadId") => {
+                let mut left = self.survivors.lock().unwrap();
+                if *left == 0 {
+                    return empty("404 Not Found");
+                }
+                *left -= 1;
+                let xml = "<ListPartsResult><IsTruncated>false</IsTruncated><Part><PartNumber>1</PartNumber>\
+                           <Size>5</Size></Part></ListPartsResult>";
+                (reply("200 OK", "", xml.as_bytes(), true), true)
+            }
             ("HEAD" | "GET", _) => {
-                let Some((bytes, token)) = objects.get(&key) else { return empty("404 Not Found") };
+                let Some((bytes, token)) = objects.get(&key) else {
+                    return match (self.hides, request.method.as_str()) {
+                        (true, "HEAD") => empty("403 Forbidden"),
+                        (true, _) => (error("403 Forbidden", "", "AccessDenied"), true),
+                        (false, _) => empty("404 Not Found"),
+                    };
+                };
                 let token = token.as_ref().map(|token| format!("X-Amz-Meta-Imagestore-Token: {token}\r\n"));
-                let headers = format!("ETag: \"{}\"\r\n{}", bytes.len(), token.unwrap_or_default());
+                let mut headers = format!("ETag: \"{}\"\r\n{}", bytes.len(), token.unwrap_or_default());
+                if self.says_chunked {
+                    headers += "Content-Encoding: aws-chunked\r\n";
+                }
                 let range = request.headers.get("range").and_then(|range| {
                     let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
                     Some(start.parse().ok()?..end.parse::<usize>().ok()? + 1)
@@ -305,37 +404,6 @@ impl Wrong {
             _ => empty("501 Not Implemented"),
         }
     }
-}
-
-fn reply(status: &str, headers: &str, body: &[u8], with_body: bool) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
-    let mut all = head.into_bytes();
-    if with_body {
-        all.extend_from_slice(body);
-    }
-    all
-}
-
-async fn read(client: &mut BufReader<tokio::net::TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    client.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next()?, words.next()?);
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        client.read_line(&mut line).await.ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    if headers.contains_key("expect") {
-        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
-    }
-    let mut body = vec![0; length];
-    client.read_exact(&mut body).await.ok()?;
-    Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers, body })
 }
 
 /// Uploads in one piece and in parts, and reads all and some of it.
@@ -459,6 +527,154 @@ fn unconditional_parts() -> Outcome {
     })
 }
 
+/// Trailers, framing and checksums that nobody asked for are refused by many servers, and stored as content by some.
+fn plain_requests() -> Outcome {
+    run(async {
+        for checksum in [Checksum::Sha256, Checksum::Md5, Checksum::None] {
+            let wrong = Wrong::default();
+            let mut config = wrong.clone().start().await;
+            config.checksum = checksum;
+            let store = open(&config).await?;
+            for len in [1000, 9 << 20] {
+                let at = text(put(&store, &format!("blob-{len}"), &content(len)).await)?;
+                check(text(store.get(&at, ..).await)? == content(len), "other bytes came back")?;
+            }
+            let heard = std::mem::take(&mut *wrong.heard.lock().unwrap());
+            for request in &heard {
+                let named = |part: &str| request.headers.keys().any(|name| name.contains(part));
+                let unwanted = named("checksum") || named("trailer") || named("content-encoding");
+                let sent = request.header("x-amz-content-sha256").unwrap_or_default();
+                let said = format!("{checksum:?}: {} with {:?}", request.operation(), request.headers);
+                check(!unwanted && !sent.starts_with("STREAMING"), &said)?;
+                let blob = ["UploadPart", "PutObject"].contains(&request.operation())
+                    && request.path.starts_with("/bucket/blob-");
+                if blob {
+                    check((sent.len() == 64) == (checksum == Checksum::Sha256), &said)?;
+                    check(request.headers.contains_key("content-md5") == (checksum == Checksum::Md5), &said)?;
+                    // Without a length, a PUT is an error to most servers.
+                    check(request.headers.contains_key("content-length"), &said)?;
+                }
+            }
+            check(heard.iter().any(|request| request.operation() == "UploadPart"), "no part was sent")?;
+        }
+        Ok(())
+    })
+}
+
+fn region() -> Outcome {
+    run(async {
+        for in_body in [true, false] {
+            let wrong = Wrong { region: Some(("eu-test-1", in_body)), ..Wrong::default() };
+            let mut config = wrong.start().await;
+            let store = open(&config).await?;
+            let at = text(put(&store, "a", &content(9 << 20)).await)?;
+            check(text(store.get(&at, ..).await)?.len() == 9 << 20, "other bytes came back")?;
+            config.region = Some("us-east-1".to_owned());
+            refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "eu-test-1; set `region`")?;
+        }
+        Ok(())
+    })
+}
+
+fn passing() -> Outcome {
+    run(async {
+        let again = [
+            ("503 Slow Down", "", "SlowDown"),
+            ("503 Slow Down", "", "SlowDownWrite"),
+            ("503 Service Unavailable", "", "XMinioServerNotInitialized"),
+            ("429 Too Many Requests", "Retry-After: 1\r\n", "TooManyRequests"),
+            ("500 Internal Server Error", "", "InternalError"),
+            ("400 Bad Request", "", "RequestTimeout"),
+            ("400 Bad Request", "", "BadDigest"),
+            ("409 Conflict", "", "ConditionalRequestConflict"),
+        ];
+        for operation in ["CreateMultipartUpload", "UploadPart", "PutObject", "HeadObject", "GetObject"] {
+            let wrong = Wrong::default();
+            let store = open(&wrong.clone().start().await).await?;
+            let kept = text(put(&store, "kept", &content(9 << 20)).await)?;
+            // Two in a row at most: a driver does not ask for ever.
+            for two in again.chunks(2) {
+                for (status, headers, code) in two {
+                    wrong.instead.lock().unwrap().push((operation, "", error(status, headers, code)));
+                }
+                let said = |why| format!("{operation}, {two:?}: {why}");
+                let at = text(put(&store, "a", &content(9 << 20)).await).map_err(said)?;
+                check(text(store.get(&at, ..).await).map_err(said)?.len() == 9 << 20, "another length")?;
+                text(store.get(&kept, ..).await).map_err(said)?;
+                check(wrong.instead.lock().unwrap().is_empty(), said("nothing was refused".to_owned()))?;
+                text(store.delete(&at).await)?;
+            }
+            check(wrong.objects.lock().unwrap().len() == 2, "something is left behind")?;
+        }
+        Ok(())
+    })
+}
+
+/// At Amazon, a conflict ends the upload: only all of it can be tried again.
+fn conflict() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let store = open(&wrong.clone().start().await).await?;
+        for (status, code) in
+            [("409 Conflict", "ConditionalRequestConflict"), ("404 Not Found", "NoSuchUpload")]
+        {
+            wrong.instead.lock().unwrap().push(("CompleteMultipartUpload", "a", error(status, "", code)));
+        }
+        refused(put(&store, "a", &content(9 << 20)).await, ErrorKind::Unavailable, "again")?;
+        check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")?;
+        text(put(&store, "a", &content(9 << 20)).await).map(drop)
+    })
+}
+
+fn survivors() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let store = open(&wrong.clone().start().await).await?;
+        *wrong.survivors.lock().unwrap() = 2;
+        let mut upload = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
+        text(upload.write(content(20 << 20)).await)?;
+        wrong.heard.lock().unwrap().clear();
+        text(upload.abort().await)?;
+        let heard = wrong.heard.lock().unwrap();
+        let aborts = heard.iter().filter(|request| request.operation() == "AbortMultipartUpload").count();
+        check(aborts == 3, format!("{aborts} attempts to abort"))
+    })
+}
+
+fn early_refusal() -> Outcome {
+    run(async {
+        let wrong = Wrong { refuses_early: true, ..Wrong::default() };
+        let mut config = wrong.clone().start().await;
+        for part_size in [8 << 20, 64 << 20] {
+            (config.part_size, config.window) = (Size(part_size), Size(64 << 20));
+            let store = open(&config).await?;
+            let outcome = put(&store, "a", &content(20 << 20)).await;
+            refused(outcome, ErrorKind::Denied, "permission").map_err(|why| format!("{part_size}: {why}"))?;
+            check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")?;
+        }
+        Ok(())
+    })
+}
+
+fn hidden() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let mut config = wrong.clone().start().await;
+        let at = text(put(&open(&config).await?, "a", &content(1000)).await)?;
+        let other = config.endpoint.clone().unwrap_or_default();
+        config = Wrong { hides: true, ..wrong }.start().await;
+        config.location_host = other.strip_prefix("http://").map(str::to_owned);
+        let store = open(&config).await?;
+        check(text(store.get(&at, ..).await)? == content(1000), "other bytes came back")?;
+        refused(store.locate(&"b".parse().unwrap()).await, ErrorKind::Denied, "looks like a forbidden one")?;
+        refused(put(&store, "b", &content(1000)).await, ErrorKind::Denied, "permission").map(drop)
+    })
+}
+
+fn coded() -> Outcome {
+    run(round_trip(Wrong { says_chunked: true, ..Wrong::default() }))
+}
+
 // --- a real server ----------------------------------------------------------------------------------------------
 
 fn wrong_credentials() -> Outcome {
@@ -563,7 +779,9 @@ fn throttled() -> Outcome {
 
 fn checksums() -> Outcome {
     run(async {
-        for checksum in [Checksum::Sha256, Checksum::Crc32c, Checksum::Crc64nvme, Checksum::None] {
+        for checksum in
+            [Checksum::Sha256, Checksum::Md5, Checksum::Crc32c, Checksum::Crc64nvme, Checksum::None]
+        {
             let mut config = real()?.config(&bucket());
             config.checksum = checksum;
             let store = open(&config).await?;
@@ -720,24 +938,27 @@ fn child(name: &str, variables: &[(&str, &str)]) -> Outcome {
     check(output.status.success() && said.contains("1 passed"), said)
 }
 
+/// Names the endpoint, and the profile if one is set, to the process of a test that has variables of its own.
+const CHILD: &str = "STORE_S3_TEST_CHAIN";
+
+/// Such a process: it uses a store with whatever credentials the SDK finds.
+fn use_the_chain(what: &str) -> Outcome {
+    run(async {
+        let (endpoint, profile) = what.split_once(' ').unwrap();
+        let mut config = S3Config::new(bucket());
+        (config.endpoint, config.create_bucket) = (Some(endpoint.to_owned()), true);
+        config.profile = Some(profile.to_owned()).filter(|profile| !profile.is_empty());
+        if profile == "nobody" {
+            return refused(S3Backend::connect(&config).await, ErrorKind::Denied, "`access_key`").map(drop);
+        }
+        let store = open(&config).await?;
+        let at = text(put(&store, "a", &content(1000)).await)?;
+        check(text(store.get(&at, ..).await)? == content(1000), "other bytes came back")
+    })
+}
+
 fn chain() -> Outcome {
-    const CHILD: &str = "STORE_S3_TEST_CHAIN";
     const NAME: &str = "credentials_come_from_where_the_sdk_looks";
-    if let Ok(what) = std::env::var(CHILD) {
-        return run(async {
-            let (endpoint, profile) = what.split_once(' ').unwrap();
-            let mut config = S3Config::new(bucket());
-            (config.endpoint, config.create_bucket) = (Some(endpoint.to_owned()), true);
-            config.profile = Some(profile.to_owned()).filter(|profile| !profile.is_empty());
-            if profile == "nobody" {
-                return refused(S3Backend::connect(&config).await, ErrorKind::Denied, "`access_key`")
-                    .map(drop);
-            }
-            let store = open(&config).await?;
-            let at = text(put(&store, "a", &content(1000)).await)?;
-            check(text(store.get(&at, ..).await)? == content(1000), "other bytes came back")
-        });
-    }
     let server = real()?;
     let (endpoint, key, secret) = (&server.endpoint, &server.access_key, &server.secret_key);
     let folder = std::env::temp_dir().join(format!("store-s3-chain-{}", std::process::id()));
@@ -770,6 +991,185 @@ fn chain() -> Outcome {
     outcome
 }
 
+/// What the services hand out that an instance, a container or a pod asks for credentials.
+struct Session {
+    key: String,
+    secret: String,
+    token: String,
+}
+
+impl Session {
+    /// A session of the role, from the server itself.
+    async fn of(server: &Server) -> Result<Self, String> {
+        let keys = Credentials::new(&server.access_key, &server.secret_key, None, None, "test");
+        let sdk = aws_config::defaults(BehaviorVersion::latest())
+            .credentials_provider(keys)
+            .region(Region::new(server.region.clone()))
+            .endpoint_url(&server.endpoint)
+            .load()
+            .await;
+        let role = server.role.as_deref().ok_or("the server has no role")?;
+        let role = aws_config::sts::AssumeRoleProvider::builder(role).session_name("test").configure(&sdk);
+        let found = role.build().await.provide_credentials().await.map_err(|e| format!("{e:?}"))?;
+        let token = found.session_token().ok_or("the session has no token")?;
+        Ok(Self {
+            key: found.access_key_id().to_owned(),
+            secret: found.secret_access_key().to_owned(),
+            token: token.to_owned(),
+        })
+    }
+
+    /// What a service says to a request, as its documentation has it.
+    fn answer(&self, request: &Request) -> (u16, String) {
+        let Self { key, secret, token } = self;
+        let header = |name: &str| request.headers.get(name).map(String::as_str);
+        let json = format!(
+            r#"{{"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{key}", "SecretAccessKey": "{secret}",
+                "Token": "{token}", "LastUpdated": "2020-01-01T00:00:00Z", "Expiration": "2099-01-01T00:00:00Z"}}"#
+        );
+        let instance = "/latest/meta-data/iam/security-credentials/";
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/container") if header("authorization") == Some("of this container") => (200, json),
+            ("PUT", "/latest/api/token") => (200, "of this instance".to_owned()),
+            ("GET", path) if header("x-aws-ec2-metadata-token") == Some("of this instance") => {
+                match path.strip_prefix(instance) {
+                    Some("") => (200, "images".to_owned()),
+                    Some("images") => (200, json),
+                    _ => (404, String::new()),
+                }
+            }
+            ("POST", "/")
+                if String::from_utf8_lossy(&request.body).contains("WebIdentityToken=of.this.pod") =>
+            {
+                let result = format!(
+                    "<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
+                     <SessionToken>{token}</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+                     <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/images/pod</Arn>\
+                     <AssumedRoleId>A:pod</AssumedRoleId></AssumedRoleUser>"
+                );
+                let result =
+                    format!("<AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>");
+                (
+                    200,
+                    format!(
+                        "<AssumeRoleWithWebIdentityResponse>{result}</AssumeRoleWithWebIdentityResponse>"
+                    ),
+                )
+            }
+            _ => (403, String::new()),
+        }
+    }
+
+    /// Serves it.
+    async fn serve(self) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
+        let url = format!("http://{}", listener.local_addr().map_err(|e| e.to_string())?);
+        let session = Arc::new(self);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let session = Arc::clone(&session);
+                tokio::spawn(async move {
+                    let mut client = BufReader::new(client);
+                    while let Some(request) = read(&mut client).await {
+                        let (status, body) = session.answer(&request);
+                        let head = format!(
+                            "HTTP/1.1 {status} x\r\nx-aws-ec2-metadata-token-ttl-seconds: 600\r\ncontent-length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        client.write_all((head + &body).as_bytes()).await.ok()?;
+                    }
+                    Some(())
+                });
+            }
+        });
+        Ok(url)
+    }
+}
+
+/// Sessions are Ceph's own. What hands them out where an instance, a container or a pod asks is a small server in this
+/// process: the real ones run in Amazon's cloud only.
+fn temporary() -> Outcome {
+    const NAME: &str = "temporary_credentials_come_from_where_the_sdk_looks";
+    run(async {
+        let server = &Server::start_rgw("s3-sts", &["--sts"])?;
+        let session = Session::of(server).await?;
+        let mut config = server.config(&bucket());
+        config.access_key = Some(Secret::new(&session.key));
+        config.secret_key = Some(Secret::new(&session.secret));
+        config.session_token = Some(Secret::new(&session.token));
+        let store = open(&config).await?;
+        let at = text(put(&store, "a", &content(6 << 20)).await)?;
+        check(text(store.get(&at, ..).await)? == content(6 << 20), "other bytes came back")?;
+        config.session_token = Some(Secret::new("hunter2"));
+        let error = refused(S3Backend::connect(&config).await, ErrorKind::Denied, "")?;
+        check(!format!("{error} {error:?} {config:?}").contains("hunter2"), "a secret shows")?;
+
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let (settings, keys, pod, none) = (path("config"), path("credentials"), path("pod"), path("none"));
+        let role = server.role.as_deref().unwrap_or_default();
+        let profile =
+            format!("[profile role]\nrole_arn = {role}\nsource_profile = user\nregion = us-east-1\n");
+        let user = format!(
+            "[user]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            server.access_key, server.secret_key
+        );
+        for (file, content) in [(&settings, profile.as_str()), (&keys, &user), (&pod, "of.this.pod")] {
+            std::fs::write(file, content).map_err(|e| e.to_string())?;
+        }
+        let url = session.serve().await?;
+        let container = format!("{url}/container");
+        let nowhere = [("AWS_CONFIG_FILE", none.as_str()), ("AWS_SHARED_CREDENTIALS_FILE", none.as_str())];
+        let cases = [
+            (
+                "role",
+                vec![
+                    ("AWS_CONFIG_FILE", settings.as_str()),
+                    ("AWS_SHARED_CREDENTIALS_FILE", &keys),
+                    ("AWS_ENDPOINT_URL_STS", &server.endpoint),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "of this container"),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_EC2_METADATA_DISABLED", "false"),
+                    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url),
+                ],
+            ),
+            (
+                "",
+                vec![
+                    nowhere[0],
+                    nowhere[1],
+                    ("AWS_WEB_IDENTITY_TOKEN_FILE", &pod),
+                    ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/images"),
+                    ("AWS_REGION", "us-east-1"),
+                    ("AWS_ENDPOINT_URL_STS", &url),
+                ],
+            ),
+        ];
+        for (profile, variables) in cases {
+            let what = format!("{} {profile}", server.endpoint);
+            let all = [&[(CHILD, what.as_str())], variables.as_slice()].concat();
+            // The other threads of the runtime serve.
+            let outcome = tokio::task::block_in_place(|| child(NAME, &all));
+            outcome.map_err(|why| format!("{variables:?}: {why}"))?;
+        }
+        server.stop()
+    })
+}
+
 /// The most memory that this process has had, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -782,7 +1182,7 @@ fn memory() -> Outcome {
     const CHILD: &str = "STORE_S3_TEST_MEMORY";
     if std::env::var_os(CHILD).is_none() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "an_upload_takes_its_window_of_memory", "--test-threads", "1"])
+            .args(["--exact", "a_process_that_stores_and_reads_takes_128_mib", "--test-threads", "1"])
             .env(CHILD, "1")
             .output()
             .map_err(|e| e.to_string())?;
@@ -792,15 +1192,14 @@ fn memory() -> Outcome {
     run(async {
         let store = open(&real()?.config(&bucket())).await?;
         let piece = content(1 << 20);
-        let before = peak();
         let source = stream::iter((0..700).map(|_| Ok(Bytes::copy_from_slice(&piece))));
         let at = text(store.put(&"a".parse().unwrap(), source, Expect::new()).await)?.location;
-        let after_upload = peak();
+        let upload = peak() >> 10;
         let read = text(store.stream(&at, ..).await)?;
         let len = read.try_fold(0, |sum, bytes| async move { Ok(sum + bytes.len()) }).await;
         check(text(len)? == 700 << 20, "another length came back")?;
-        let (up, down) = ((after_upload - before) >> 10, (peak() - before) >> 10);
-        check(up <= 110 && down <= 140, format!("{up} MiB for an upload, {down} MiB with a download"))
+        let both = peak() >> 10;
+        check(both <= 128, format!("{upload} MiB for an upload, {both} MiB with a download"))
     })
 }
 
@@ -820,7 +1219,9 @@ fn replaced() -> Outcome {
 fn labelled() -> Outcome {
     run(async {
         let mut config = real()?.config(&bucket());
-        config.storage_class = Some("REDUCED_REDUNDANCY".to_owned());
+        // The gateway of the tests has the standard class alone.
+        let expected = if real()?.is_minio() { "REDUCED_REDUNDANCY" } else { "STANDARD" };
+        config.storage_class = Some(expected.to_owned());
         config.tags = [("owner", "image service"), ("os:type", "a=b +c")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
@@ -830,10 +1231,13 @@ fn labelled() -> Outcome {
             let client = real()?.client();
             let head = client.head_object().bucket(&config.bucket).key(id).send().await;
             let class = head.map_err(|e| format!("{e:?}"))?.storage_class;
-            check(
-                class.as_ref().is_some_and(|class| class.as_str() == "REDUCED_REDUNDANCY"),
-                format!("{class:?}"),
-            )?;
+            // The standard class may go without saying.
+            let class = class.as_ref().map_or("STANDARD", |class| class.as_str());
+            check(class == expected, class)?;
+            // The gateway forgets those of objects made of parts, and then answers without a document.
+            if id == "large" && !real()?.is_minio() {
+                continue;
+            }
             let tags = client.get_object_tagging().bucket(&config.bucket).key(id).send().await;
             let tags = tags.map_err(|e| format!("{e:?}"))?.tag_set;
             let tags: BTreeMap<_, _> = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
@@ -842,6 +1246,244 @@ fn labelled() -> Outcome {
         // Found out when the store is opened, by the object that it tries conditions on.
         config.storage_class = Some("NO_SUCH_CLASS".to_owned());
         refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "`storage_class`").map(drop)
+    })
+}
+
+/// The names of all objects, and how many uploads are unfinished.
+async fn raw(bucket: &str) -> Result<(Vec<String>, usize), String> {
+    let client = real()?.client();
+    let objects = client.list_objects_v2().bucket(bucket).send().await.map_err(|e| format!("{e:?}"))?;
+    let uploads = client.list_multipart_uploads().bucket(bucket).send().await;
+    let uploads = uploads.map_err(|e| format!("{e:?}"))?.uploads().len();
+    let keys = objects.contents().iter().filter_map(|object| object.key().map(str::to_owned));
+    Ok((keys.collect(), uploads))
+}
+
+/// All that a store does, while the connection breaks once under a request of one kind.
+async fn broken_once(operation: &'static str, skip: usize, at: Break) -> Outcome {
+    let server = real()?;
+    let breaker = Breaker::start(server.address()).await?;
+    let mut config = server.config(&bucket());
+    config.endpoint = Some(breaker.url.clone());
+    (config.part_size, config.window) = (Size(5 << 20), Size(20 << 20));
+    let store = open(&config).await?;
+    breaker.arm(operation, skip, at);
+    let (small, large) = (content(1000), content((6 << 20) + 7));
+    let mut kept = BTreeMap::new();
+    for (id, bytes) in [("small", &small), ("large", &large)] {
+        kept.insert(id, (text(put(&store, id, bytes).await)?, bytes));
+    }
+    let copied = text(store.copy(&kept["large"].0, &"copied".parse().unwrap(), |_| {}).await)?;
+    kept.insert("copied", (copied.location, &large));
+    let mut given_up = text(store.upload(&"given-up".parse().unwrap(), Expect::new()).await)?;
+    text(given_up.write(large.clone()).await)?;
+    text(given_up.abort().await)?;
+    text(store.sweep(Duration::from_secs(3600)).await)?;
+    text(store.delete(&kept.remove("small").unwrap().0).await)?;
+    for (id, (at, bytes)) in &kept {
+        check(text(store.get(at, ..).await)? == **bytes, format!("{id} came back as something else"))?;
+        check(text(store.stat(at).await)?.meta.is_some(), format!("the metadata of {id} is gone"))?;
+    }
+    let listed = text(store.list().try_collect::<Vec<_>>().await)?.len();
+    check(listed == kept.len(), format!("{listed} blobs are listed"))?;
+    check(breaker.has_fired(), "there was no such request")?;
+    // Two objects for each blob. An upload whose id got lost is for a sweep, and so is an object that the server makes
+    // later than it is told to remove it.
+    let lost = usize::from(operation == "CreateMultipartUpload" && at != Break::Before);
+    let late = usize::from(operation == "PutObject" && at == Break::After);
+    for turn in 0.. {
+        let (keys, uploads) = raw(&config.bucket).await?;
+        let most = 2 * kept.len() + late;
+        if (2 * kept.len()..=most).contains(&keys.len()) && uploads <= lost {
+            break;
+        }
+        // What was sent may be carried out a little later.
+        check(turn < 50, format!("{uploads} uploads and these are left behind: {keys:?}"))?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    text(store.sweep(Duration::ZERO).await)?;
+    let (keys, uploads) = raw(&config.bucket).await?;
+    check(
+        keys.len() == 2 * kept.len() && uploads == 0,
+        format!("a sweep leaves {uploads} uploads, {keys:?}"),
+    )?;
+    for (at, _) in kept.values() {
+        text(store.delete(at).await)?;
+    }
+    let deleted = server.client().delete_bucket().bucket(&config.bucket).send().await;
+    deleted.map(drop).map_err(|e| format!("something was left behind: {e:?}"))
+}
+
+fn breaks() -> Outcome {
+    // Which ones, and how many of the kind come before it.
+    const REQUESTS: [(&str, usize); 18] = [
+        ("ListObjectsV2", 0),
+        ("ListMultipartUploads", 0),
+        ("ListParts", 0),
+        ("GetObject", 0),
+        ("GetObject", 3),
+        ("HeadObject", 0),
+        ("HeadObject", 2),
+        ("UploadPartCopy", 0),
+        ("UploadPart", 0),
+        ("UploadPart", 1),
+        // Of the first blob: the metadata's place, the metadata, then the claim and the blob.
+        ("PutObject", 0),
+        ("PutObject", 1),
+        ("PutObject", 2),
+        ("PutObject", 3),
+        ("CreateMultipartUpload", 0),
+        ("CompleteMultipartUpload", 0),
+        ("AbortMultipartUpload", 0),
+        ("DeleteObject", 0),
+    ];
+    run(async {
+        let all = REQUESTS.iter().flat_map(|request| Break::ALL.map(|at| (*request, at)));
+        let outcomes = stream::iter(all).map(|((operation, skip), at)| async move {
+            let outcome = broken_once(operation, skip, at).await;
+            outcome.err().map(|why| format!("{operation} {skip} broken {at:?}: {why}"))
+        });
+        let failed: Vec<String> = outcomes.buffer_unordered(8).filter_map(std::future::ready).collect().await;
+        check(failed.is_empty(), failed.join("\n"))
+    })
+}
+
+/// Sets who may do what in a bucket besides its owner.
+async fn allow(bucket: &str, user: &str, statements: &[(&str, &str)]) -> Outcome {
+    let statements: Vec<String> = statements
+        .iter()
+        .map(|(actions, resource)| {
+            format!(
+                r#"{{"Effect": "Allow", "Principal": {{"AWS": ["arn:aws:iam:::user/{user}"]}},
+                    "Action": [{actions}], "Resource": ["arn:aws:s3:::{bucket}{resource}"]}}"#
+            )
+        })
+        .collect();
+    let policy = format!(r#"{{"Version": "2012-10-17", "Statement": [{}]}}"#, statements.join(", "));
+    let client = RGW.as_ref().map_err(Clone::clone)?.client();
+    let set = client.put_bucket_policy().bucket(bucket).policy(policy).send().await;
+    set.map(drop).map_err(|e| format!("{e:?}"))
+}
+
+fn permissions() -> Outcome {
+    run(async {
+        let server = RGW.as_ref().map_err(Clone::clone)?;
+        let (bucket, user) = (bucket(), "guest");
+        text(S3Backend::connect(&server.config(&bucket)).await)?;
+        let mut config = server.user(user)?.config(&bucket);
+        config.create_bucket = false;
+        refused(S3Backend::connect(&config).await, ErrorKind::Denied, "permission")?;
+
+        allow(&bucket, user, &[(r#""s3:*""#, ""), (r#""s3:*""#, "/*")]).await?;
+        let store = open(&config).await?;
+        let bytes = content(9 << 20);
+        let at = text(put(&store, "a", &bytes).await)?;
+        // Without the permission to list, the server says of what is missing that it is forbidden.
+        let files = (r#""s3:GetObject", "s3:PutObject", "s3:DeleteObject""#, "/*");
+        allow(&bucket, user, &[files]).await?;
+        check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+        let missing = refused(store.locate(&"b".parse().unwrap()).await, ErrorKind::Denied, "permission")?;
+        check(missing.hint().unwrap_or_default().contains("looks like a forbidden one"), "no hint")?;
+        refused(S3Backend::connect(&config).await, ErrorKind::Denied, "lists objects")?;
+
+        allow(&bucket, user, &[(r#""s3:ListBucket""#, ""), (r#""s3:GetObject""#, "/*")]).await?;
+        let store = open(&config).await?;
+        check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+        refused(store.locate(&"b".parse().unwrap()).await, ErrorKind::NotFound, "")?;
+        refused(put(&store, "b", &bytes).await, ErrorKind::Denied, "permission")?;
+        refused(store.delete(&at).await, ErrorKind::Denied, "permission").map(drop)
+    })
+}
+
+fn full_quota() -> Outcome {
+    run(async {
+        let server = RGW.as_ref().map_err(Clone::clone)?;
+        let user = server.user("poor")?;
+        let quota = ["--quota-scope=user", "--uid=poor"];
+        server.admin(&[&["quota", "set", "--max-size=30M"], &quota[..]].concat())?;
+        server.admin(&[&["quota", "enable"], &quota[..]].concat())?;
+        let config = user.config(&bucket());
+        let store = open(&config).await?;
+        let piece = content(1 << 20);
+        let at = text(put(&store, "kept", &piece).await)?;
+        let source = stream::iter((0..100).map(|_| Ok(piece.clone())));
+        let outcome = store.put(&"large".parse().unwrap(), source, Expect::new()).await;
+        refused(outcome, ErrorKind::NoSpace, "quota")?;
+        check(text(store.get(&at, ..).await)? == piece, "another blob has suffered")?;
+        let swept = text(store.sweep(Duration::ZERO).await)?;
+        check(swept == Swept::default(), format!("left behind: {swept:?}"))?;
+        text(store.delete(&at).await)?;
+        check(text(store.list().try_collect::<Vec<_>>().await)?.is_empty(), "something is listed")?;
+        let found = user.client().list_objects_v2().bucket(&config.bucket).send().await;
+        let found = found.map_err(|e| format!("{e:?}"))?.key_count;
+        check(found == Some(0), format!("{found:?} objects are left"))
+    })
+}
+
+/// In the middle of an upload and of a download, and started again at once: either they get through, or they fail as
+/// what may pass, and a sweep finds what is left.
+fn killed() -> Outcome {
+    run(async {
+        let server = Server::start_rgw("s3-killed", &[])?;
+        let mut config = server.config(&bucket());
+        (config.part_size, config.window, config.read_size) = (Size(5 << 20), Size(20 << 20), Size(5 << 20));
+        let backend = text(S3Backend::connect(&config).await)?;
+        let store = Store::new("a", Arc::new(backend), Options::default());
+        let bytes = content(40 << 20);
+        let at = text(put(&store, "kept", &bytes).await)?;
+        let restart = |server: &Server| {
+            let server = server.clone();
+            tokio::task::spawn_blocking(move || server.restart())
+        };
+
+        let mut upload = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
+        text(upload.write(bytes.slice(..22 << 20)).await)?;
+        server.kill()?;
+        let restarted = restart(&server);
+        let outcome = async {
+            upload.write(bytes.slice(22 << 20..)).await?;
+            Ok(upload.finish().await?.location)
+        };
+        let uploaded: Result<Location, Error> = outcome.await;
+        let server = restarted.await.map_err(|e| e.to_string())??;
+        let mut blobs = 1;
+        match uploaded {
+            Ok(at) => {
+                blobs += 1;
+                check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
+            }
+            Err(error) => {
+                refused::<()>(Err(error), ErrorKind::Unavailable, "")?;
+                refused(store.locate(&"a".parse().unwrap()).await, ErrorKind::NotFound, "")?;
+            }
+        }
+        text(store.sweep(Duration::ZERO).await)?;
+        let found = server.client().list_objects_v2().bucket(&config.bucket).send().await;
+        let found = found.map_err(|e| format!("{e:?}"))?.key_count;
+        check(found == Some(2 * blobs), format!("{found:?} objects for {blobs} blobs"))?;
+
+        let mut reader = text(store.stream(&at, ..).await)?;
+        let mut got = Vec::new();
+        let mut restarted = None;
+        let outcome = loop {
+            match reader.try_next().await {
+                Ok(Some(piece)) => got.extend_from_slice(&piece),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            if restarted.is_none() && got.len() > 1 << 20 {
+                server.kill()?;
+                restarted = Some(restart(&server));
+            }
+        };
+        let server = restarted.ok_or("all came at once")?.await.map_err(|e| e.to_string())??;
+        check(bytes.starts_with(&got), "other bytes came back")?;
+        match outcome {
+            Ok(()) => check(got.len() == bytes.len(), "some bytes are missing")?,
+            Err(error) => drop(refused::<()>(Err(error), ErrorKind::Unavailable, "")?),
+        }
+        check(text(store.get(&at, ..).await)? == bytes, "other bytes came back later")?;
+        server.stop()
     })
 }
 
@@ -878,56 +1520,6 @@ fn encrypted() -> Outcome {
         check(!format!("{error} {error:?}").contains("hunter2"), "a secret shows")?;
         server.stop()
     })
-}
-
-/// A proxy for HTTP that finds every host at one address, and remembers which ones were asked for.
-async fn proxy(address: String) -> Result<(String, Arc<Mutex<BTreeSet<String>>>), String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
-    let url = format!("http://{}", listener.local_addr().map_err(|e| e.to_string())?);
-    let hosts = Arc::new(Mutex::new(BTreeSet::new()));
-    let seen = Arc::clone(&hosts);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (address, seen) = (address.clone(), Arc::clone(&seen));
-            tokio::spawn(async move {
-                let mut client = BufReader::new(client);
-                let mut server = BufReader::new(tokio::net::TcpStream::connect(&address).await.ok()?);
-                while let Some(request) = read(&mut client).await {
-                    // A proxy is asked for whole URLs.
-                    let rest = request.path.strip_prefix("http://")?;
-                    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-                    seen.lock().unwrap().insert(host.to_owned());
-                    let query =
-                        if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
-                    let mut head = format!("{} /{path}{query} HTTP/1.1\r\n", request.method);
-                    for (name, value) in request.headers.iter().filter(|(name, _)| *name != "expect") {
-                        head += &format!("{name}: {value}\r\n");
-                    }
-                    server.write_all(format!("{head}\r\n").as_bytes()).await.ok()?;
-                    server.write_all(&request.body).await.ok()?;
-                    let (mut reply, mut length) = (String::new(), 0);
-                    loop {
-                        let start = reply.len();
-                        server.read_line(&mut reply).await.ok().filter(|len| *len > 0)?;
-                        let line = reply[start..].to_ascii_lowercase();
-                        if let Some(text) = line.strip_prefix("content-length:") {
-                            length = text.trim().parse().ok()?;
-                        }
-                        if line == "\r\n" {
-                            break;
-                        }
-                    }
-                    let bodiless = request.method == "HEAD" || reply.contains(" 204 ");
-                    let mut body = vec![0; if bodiless { 0 } else { length }];
-                    server.read_exact(&mut body).await.ok()?;
-                    client.write_all(reply.as_bytes()).await.ok()?;
-                    client.write_all(&body).await.ok()?;
-                }
-                Some(())
-            });
-        }
-    });
-    Ok((url, hosts))
 }
 
 fn virtual_hosts() -> Outcome {

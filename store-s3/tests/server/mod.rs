@@ -1,4 +1,4 @@
-//! Real servers, started by `testservers/minio` and `testservers/ceph`, and buckets in them.
+//! Real servers, started by the scripts in `testservers`, and buckets in them.
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,10 @@ pub(crate) struct Server {
     pub(crate) secret_key: String,
     pub(crate) pid: u32,
     pub(crate) ca_file: Option<String>,
+    /// The ARN of a role that the user may assume.
+    pub(crate) role: Option<String>,
+    /// The configuration of the cluster that it is the gateway of.
+    conf: Option<String>,
 }
 
 /// Which script starts a server, and what stands before the names of its S3 lines.
@@ -33,6 +37,7 @@ struct Kind {
 
 const MINIO: Kind = Kind { script: "minio", prefix: "", pid: "PID" };
 const RGW: Kind = Kind { script: "ceph", prefix: "S3_", pid: "RGW_PID" };
+const SWIFT: Kind = Kind { script: "swift", prefix: "S3_", pid: "PID" };
 
 fn script(kind: Kind, arguments: &[&str]) -> Result<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testservers").join(kind.script);
@@ -59,12 +64,23 @@ impl Server {
         Self::start_kind(RGW, name, &[&["--rgw"], options].concat())
     }
 
+    /// Starts Swift with its S3 API.
+    pub(crate) fn start_swift(name: &str, options: &[&str]) -> Result<Self, String> {
+        // Swift merges parts into one object with a request for at most 1000 of them, unless told otherwise.
+        Self::start_kind(SWIFT, name, &[&["--s3", "--max-segments", "10000"], options].concat())
+    }
+
     fn start_kind(kind: Kind, name: &str, options: &[&str]) -> Result<Self, String> {
         let process = std::process::id().to_string();
         let name = format!("{name}-{process}");
         let mut arguments = vec!["start", "--name", &name, "--owner", &process];
         arguments.extend(options);
-        let lines = script(kind, &arguments)?;
+        Self::lines(kind, &name, &arguments)
+    }
+
+    /// What the script of a server says of it.
+    fn lines(kind: Kind, name: &str, arguments: &[&str]) -> Result<Self, String> {
+        let lines = script(kind, arguments)?;
         let lines: HashMap<&str, &str> = lines.lines().filter_map(|line| line.split_once('=')).collect();
         let value = |key: &str| lines.get(key).map(|value| value.to_string());
         let needed =
@@ -78,7 +94,9 @@ impl Server {
             secret_key: own("SECRET_KEY")?,
             pid: needed(kind.pid)?.parse().map_err(|_| "PID is no number")?,
             ca_file: value("CA_FILE"),
-            name,
+            role: value("S3_ROLE"),
+            conf: value("CONF"),
+            name: name.to_owned(),
         })
     }
 
@@ -87,8 +105,42 @@ impl Server {
         script(self.kind, &["stop", &self.name]).map(drop)
     }
 
-    /// Whether a bucket can be removed with all that is in it.
-    pub(crate) fn removes_all_at_once(&self) -> bool {
+    /// Kills the gateway as a power cut would.
+    pub(crate) fn kill(&self) -> Result<(), String> {
+        let killed = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
+        let killed = killed.map_err(|e| e.to_string())?.success();
+        if killed { Ok(()) } else { Err(format!("{} cannot be killed", self.pid)) }
+    }
+
+    /// Starts the gateway again, at the same address.
+    pub(crate) fn restart(&self) -> Result<Self, String> {
+        Self::lines(self.kind, &self.name, &["start", "--rgw", "--name", &self.name])
+    }
+
+    /// Runs a command of the gateway's administrator.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<(), String> {
+        let conf = self.conf.as_deref().ok_or("it is no gateway")?;
+        let output = Command::new("radosgw-admin")
+            .args(["-c", conf, "-n", "client.rgw.a"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| format!("radosgw-admin: {e}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(format!("{arguments:?}: {said}")) }
+    }
+
+    /// The same server as another user sees it, who is made for it.
+    pub(crate) fn user(&self, name: &str) -> Result<Self, String> {
+        let (access, secret) = (format!("{name}access"), format!("{name}secret"));
+        let (user, shown) = (format!("--uid={name}"), format!("--display-name={name}"));
+        let keys = [format!("--access-key={access}"), format!("--secret-key={secret}")];
+        self.admin(&["user", "create", &user, &shown, &keys[0], &keys[1]])?;
+        Ok(Self { access_key: access, secret_key: secret, ..self.clone() })
+    }
+
+    /// Whether it is a MinIO, which among others removes a bucket with all that is in it.
+    pub(crate) fn is_minio(&self) -> bool {
         self.kind.script == "minio"
     }
 
