@@ -8,7 +8,11 @@ use std::{
     collections::BTreeSet,
     future::Future,
     process::{Command, Stdio},
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -17,14 +21,20 @@ use conformance_tests::{Fixture, is_required};
 use futures::{StreamExt, TryStreamExt, stream};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use store_ceph::{CephBackend, CephConfig, InUse};
-use store_core::{Backend, Error, ErrorKind, Expect, Location, Secret, Span, Store};
+use store_core::{Backend, BlobId, Error, ErrorKind, Expect, Location, Secret, Span, Store};
 
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod server;
 
-use server::{Server, signal, unique};
+use server::{Server, limited, signal, unique};
 
 const CHILD: &str = "STORE_CEPH_TEST_CHILD";
+
+/// Without the wait in `Pool::open`, librbd 16 ended the process before this many images were opened, mostly.
+const CHURN: usize = 1500;
+
+/// No test may take longer: one that hangs fails, by its name.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// For tests that do no harm to each other.
 static CALM: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("calm", &[]));
@@ -36,7 +46,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 17] = [
+    let tests: [Test; 18] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
@@ -54,6 +64,7 @@ fn main() {
         ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
         ("other_programs_read_our_blobs", read_by_others),
         ("we_read_the_images_of_others", read_from_others),
+        ("images_closed_as_soon_as_they_are_open_do_no_harm", opened_and_closed),
     ];
     let missing = CALM.as_ref().err().cloned();
     if let Some(why) = missing.as_ref().filter(|_| is_required("ceph")) {
@@ -64,7 +75,7 @@ fn main() {
         let missing = missing.clone();
         Trial::ignorable_test(name, move || match missing {
             Some(why) => Ok(Completion::ignored_with(why)),
-            None => test().map(|()| Completion::Completed),
+            None => in_time(test).map(|()| Completion::Completed),
         })
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.into());
@@ -72,6 +83,22 @@ fn main() {
         let _ = server.stop();
     }
     conclusion.exit()
+}
+
+fn in_time(test: fn() -> Outcome) -> Outcome {
+    let (ended, outcome) = mpsc::channel();
+    let running = std::thread::spawn(move || {
+        let _ended = ended;
+        test()
+    });
+    match outcome.recv_timeout(DEADLINE) {
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("it hangs: no end after {DEADLINE:?}").into()),
+        // Nothing is sent; the end drops the sender.
+        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match running.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
 }
 
 fn calm() -> &'static Server {
@@ -340,6 +367,7 @@ fn child(task: &str) {
                     put(&store, &format!("{}-{number}", words[4]), &bytes).await.unwrap();
                 }
             }
+            "churn" => churn(&config).await,
             "begin" => {
                 let store = open(&config).await.unwrap();
                 let mut writer = store.upload(&"begun".parse().unwrap(), Expect::new()).await.unwrap();
@@ -360,6 +388,31 @@ fn no_library() -> Outcome {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.starts_with("unsupported: ") && said.contains("librbd1"), "{said} {output:?}");
     Ok(())
+}
+
+/// Images that are closed at once while no thread gets on: librbd's open must have let go of them.
+fn opened_and_closed() -> Outcome {
+    let server = calm();
+    let config = server.own_namespace();
+    let namespace = config.namespace.clone().unwrap();
+    run(async { put(&open(&config).await?, "a", &content(15, 1000)).await.map(drop) })?;
+    let output = again(&task("churn", server, &namespace)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+async fn churn(config: &CephConfig) {
+    let backend = CephBackend::connect(config).await.unwrap();
+    let busy = Arc::new(AtomicBool::new(true));
+    let burners: Vec<_> = (0..2 * std::thread::available_parallelism().unwrap().get())
+        .map(|_| Arc::clone(&busy))
+        .map(|busy| std::thread::spawn(move || while busy.load(Ordering::Relaxed) {}))
+        .collect();
+    let id: BlobId = "a".parse().unwrap();
+    let located = stream::iter(0..CHURN).map(|_| backend.locate(&id)).buffer_unordered(8);
+    located.try_for_each(|_| std::future::ready(Ok(()))).await.unwrap();
+    busy.store(false, Ordering::Relaxed);
+    burners.into_iter().for_each(|burner| burner.join().unwrap());
 }
 
 /// What a child needs to know.
@@ -524,10 +577,10 @@ fn watched() -> Outcome {
         let at = put(&store, "open", &content(10, 1 << 20)).await?;
         const HOLD: &str =
             "image = rbd.Image(io, 'open'); print('open', flush=True); sys.stdin.read(); image.close()";
-        const PROLOGUE: &str = "import atexit, sys, rados, rbd\n\
-            cluster = rados.Rados(conffile=sys.argv[1], rados_id='admin'); cluster.connect(); atexit.register(cluster.shutdown)\n\
+        const PROLOGUE: &str = "import sys, rados, rbd\n\
+            cluster = rados.Rados(conffile=sys.argv[1], rados_id='admin'); cluster.connect()\n\
             io = cluster.open_ioctx(sys.argv[2]); io.set_namespace(sys.argv[3])\n";
-        let mut holder = Command::new("/usr/bin/python3");
+        let mut holder = limited("/usr/bin/python3");
         holder.arg("-c").arg(format!("{PROLOGUE}{HOLD}")).arg(&calm().conf).args([&config.pool, &namespace]);
         let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
