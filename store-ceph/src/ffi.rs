@@ -12,7 +12,7 @@ use std::{
     path::Path,
     ptr::{null, null_mut},
     sync::{Arc, LazyLock, OnceLock, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -129,6 +129,9 @@ api! {
     rados: rados_getxattr(Handle, *const c_char, *const c_char, *mut c_char, usize) -> c_int;
     rados: rados_setxattr(Handle, *const c_char, *const c_char, *const c_char, usize) -> c_int;
     rados: rados_rmxattr(Handle, *const c_char, *const c_char) -> c_int;
+    rados: rados_aio_create_completion2(*mut c_void, Callback, *mut Handle) -> c_int;
+    rados: rados_aio_release(Handle);
+    rados: rados_aio_flush_async(Handle, Handle) -> c_int;
     rados: rados_exec(Handle, *const c_char, *const c_char, *const c_char, *const c_char, usize,
         *mut c_char, usize) -> c_int;
     rbd: rbd_image_options_create(*mut Handle);
@@ -660,7 +663,45 @@ impl Pool {
         let mut handle = null_mut();
         // SAFETY: the pool is open; texts and the place for the new handle are valid for the call; null means no snapshot.
         check(unsafe { open(self.handle.0, name.as_ptr(), &raw mut handle, snapshot) })?;
-        Ok(Image { api, handle: Pointer(handle), pool: Arc::clone(self), opened: Instant::now() })
+        let image = ManuallyDrop::new(Image { api, handle: Pointer(handle), pool: Arc::clone(self) });
+        // What librbd may still touch is rather left open for ever than closed.
+        self.let_callbacks_end()?;
+        Ok(ManuallyDrop::into_inner(image))
+    }
+
+    /// Waits until all callbacks of librados that have begun are over.
+    ///
+    /// librbd opens an image in such a callback where it reads an object map or registers a watcher. From there it lets
+    /// another thread report that the image is open, and goes on to take the image's lock
+    /// (`ImageState::complete_action_unlock`). An image that was closed before was used after it was freed: the process
+    /// died, or all its callbacks waited for ever. librados runs the callbacks of a client one after the other, and with
+    /// them that of a flush of nothing, which asks no server.
+    fn let_callbacks_end(&self) -> Result<()> {
+        unsafe extern "C" fn passed(_: Handle, sender: *mut c_void) {
+            // SAFETY: the flush below gave this box away to exactly this one call. Nothing in here panics.
+            drop(unsafe { Box::from_raw(sender.cast::<mpsc::Sender<()>>()) });
+        }
+        let (sender, over) = mpsc::channel::<()>();
+        let sender = Box::into_raw(Box::new(sender));
+        let mut completion = null_mut();
+        // SAFETY: the pool is open; the box is given to the callback, which comes exactly once if the flush has begun; only
+        // if it has not, it is taken back.
+        unsafe {
+            let begun =
+                match (self.api.rados_aio_create_completion2)(sender.cast(), passed, &raw mut completion) {
+                    0.. => (self.api.rados_aio_flush_async)(self.handle.0, completion),
+                    failed => failed,
+                };
+            if begun < 0 {
+                drop(Box::from_raw(sender));
+            }
+            // Disconnected when the callback has been there.
+            let _ = over.recv();
+            if !completion.is_null() {
+                (self.api.rados_aio_release)(completion);
+            }
+            check(begun).map(drop)
+        }
     }
 }
 
@@ -688,15 +729,7 @@ pub(crate) struct Image {
     api: &'static Api,
     handle: Pointer,
     pool: Arc<Pool>,
-    opened: Instant,
 }
-
-/// librbd still touches an image (`ImageState::complete_action_unlock` takes its lock) just after it has reported that it
-/// is open. One that was closed at once was used after it was freed, now and then.
-const SETTLED: Duration = Duration::from_millis(200);
-
-/// The same, for an image whose watcher has to go before it is freed, which takes two messages.
-const SETTLED_WITH_WATCHER: Duration = Duration::from_millis(60);
 
 /// What comes of an operation: how many bytes, or an error; and the buffer.
 pub(crate) type Outcome<P> = (Result<usize>, P);
@@ -962,7 +995,6 @@ impl Image {
     /// Closes it, and with it its watcher: for images that were opened to write. A dropped image is closed some time later.
     pub(crate) fn close(self) -> Result<()> {
         let image = ManuallyDrop::new(self);
-        std::thread::sleep(SETTLED_WITH_WATCHER.saturating_sub(image.opened.elapsed()));
         // SAFETY: `image` is not dropped, so that its parts are moved out once; nobody else has the handle, since
         // operations in flight hold the image.
         unsafe {
@@ -976,9 +1008,8 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let (api, handle, pool, opened) = (self.api, self.handle, Arc::clone(&self.pool), self.opened);
+        let (api, handle, pool) = (self.api, self.handle, Arc::clone(&self.pool));
         close_later(move || {
-            std::thread::sleep(SETTLED.saturating_sub(opened.elapsed()));
             // SAFETY: nobody has the handle any more: operations in flight hold their image.
             unsafe { (api.rbd_close)({ handle }.0) };
             drop(pool);

@@ -58,6 +58,7 @@ fn setup(server: &'static Result<Server, String>, change: fn(&mut CephConfig)) -
         Fixture::connecting(open)
             .secret(key)
             .grace(Duration::from_millis(200))
+            .limit(Duration::from_secs(300))
             .damage(move |at, damage| std::future::ready(injure(server, &damaged, &at, damage)))
             .teardown(move || remove(config.clone())),
     )
@@ -70,7 +71,7 @@ fn injure(server: &Server, config: &CephConfig, at: &Location, damage: Damage) -
     let damaged = match damage {
         Damage::Flip(at) => {
             const FLIP: &str = "name, at = sys.argv[1], int(sys.argv[2])\n\
-                image = rbd.Image(io, name, read_only=True); info = image.stat()\n\
+                with rbd.Image(io, name, read_only=True) as image: info = image.stat()\n\
                 number, offset = divmod(at, info['obj_size'])\n\
                 key = '%s.%016x' % (info['block_name_prefix'], number)\n\
                 byte = (io.read(key, 1, offset) or b'\\0')[0]\n\
@@ -80,8 +81,7 @@ fn injure(server: &Server, config: &CephConfig, at: &Location, damage: Damage) -
         Damage::Truncate(len) => {
             const CUT: &str = "name, size, snap = sys.argv[1], int(sys.argv[2]), sys.argv[3]\n\
                 image = rbd.Image(io, name); image.unprotect_snap(snap); image.remove_snap(snap)\n\
-                image.resize(size); image.create_snap(snap); image.protect_snap(snap)\n\
-                import time; time.sleep(1); image.close()";
+                image.resize(size); image.create_snap(snap); image.protect_snap(snap); image.close()";
             server.python(namespace, CUT, &[name, &len.to_string(), &config.snapshot])
         }
         other => Err(format!("how is {other:?} done?")),

@@ -7,8 +7,13 @@
 use std::{
     collections::BTreeSet,
     future::Future,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -16,15 +21,21 @@ use bytes::Bytes;
 use conformance_tests::{Fixture, is_required};
 use futures::{StreamExt, TryStreamExt, stream};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use store_ceph::{CephBackend, CephConfig, InUse};
-use store_core::{Backend, Error, ErrorKind, Expect, Location, Secret, Span, Store};
+use store_ceph::{CephBackend, CephConfig, Feature, InUse};
+use store_core::{Backend, BlobId, Chunk, Error, ErrorKind, Expect, Location, Secret, Size, Span, Store};
 
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod server;
 
-use server::{Server, signal, unique};
+use server::{Server, limited, signal, unique};
 
 const CHILD: &str = "STORE_CEPH_TEST_CHILD";
+
+/// Without the wait in `Pool::open`, librbd 16 ended the process before this many images were opened, mostly.
+const CHURN: usize = 1500;
+
+/// No test may take longer: one that hangs fails, by its name.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// For tests that do no harm to each other.
 static CALM: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("calm", &[]));
@@ -36,7 +47,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 17] = [
+    let tests: [Test; 22] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
@@ -54,6 +65,11 @@ fn main() {
         ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
         ("other_programs_read_our_blobs", read_by_others),
         ("we_read_the_images_of_others", read_from_others),
+        ("images_of_glance_store_are_ours_too", glance),
+        ("an_image_is_made_as_configured", layout),
+        ("data_can_be_in_another_pool", data_pool),
+        ("a_sparse_blob_stays_sparse_in_files_and_other_stores", sparse),
+        ("images_closed_as_soon_as_they_are_open_do_no_harm", opened_and_closed),
     ];
     let missing = CALM.as_ref().err().cloned();
     if let Some(why) = missing.as_ref().filter(|_| is_required("ceph")) {
@@ -64,7 +80,7 @@ fn main() {
         let missing = missing.clone();
         Trial::ignorable_test(name, move || match missing {
             Some(why) => Ok(Completion::ignored_with(why)),
-            None => test().map(|()| Completion::Completed),
+            None => in_time(test).map(|()| Completion::Completed),
         })
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.into());
@@ -72,6 +88,22 @@ fn main() {
         let _ = server.stop();
     }
     conclusion.exit()
+}
+
+fn in_time(test: fn() -> Outcome) -> Outcome {
+    let (ended, outcome) = mpsc::channel();
+    let running = std::thread::spawn(move || {
+        let _ended = ended;
+        test()
+    });
+    match outcome.recv_timeout(DEADLINE) {
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("it hangs: no end after {DEADLINE:?}").into()),
+        // Nothing is sent; the end drops the sender.
+        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match running.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
 }
 
 fn calm() -> &'static Server {
@@ -340,6 +372,7 @@ fn child(task: &str) {
                     put(&store, &format!("{}-{number}", words[4]), &bytes).await.unwrap();
                 }
             }
+            "churn" => churn(&config).await,
             "begin" => {
                 let store = open(&config).await.unwrap();
                 let mut writer = store.upload(&"begun".parse().unwrap(), Expect::new()).await.unwrap();
@@ -360,6 +393,31 @@ fn no_library() -> Outcome {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.starts_with("unsupported: ") && said.contains("librbd1"), "{said} {output:?}");
     Ok(())
+}
+
+/// Images that are closed at once while no thread gets on: librbd's open must have let go of them.
+fn opened_and_closed() -> Outcome {
+    let server = calm();
+    let config = server.own_namespace();
+    let namespace = config.namespace.clone().unwrap();
+    run(async { put(&open(&config).await?, "a", &content(15, 1000)).await.map(drop) })?;
+    let output = again(&task("churn", server, &namespace)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+async fn churn(config: &CephConfig) {
+    let backend = CephBackend::connect(config).await.unwrap();
+    let busy = Arc::new(AtomicBool::new(true));
+    let burners: Vec<_> = (0..2 * std::thread::available_parallelism().unwrap().get())
+        .map(|_| Arc::clone(&busy))
+        .map(|busy| std::thread::spawn(move || while busy.load(Ordering::Relaxed) {}))
+        .collect();
+    let id: BlobId = "a".parse().unwrap();
+    let located = stream::iter(0..CHURN).map(|_| backend.locate(&id)).buffer_unordered(8);
+    located.try_for_each(|_| std::future::ready(Ok(()))).await.unwrap();
+    busy.store(false, Ordering::Relaxed);
+    burners.into_iter().for_each(|burner| burner.join().unwrap());
 }
 
 /// What a child needs to know.
@@ -524,10 +582,10 @@ fn watched() -> Outcome {
         let at = put(&store, "open", &content(10, 1 << 20)).await?;
         const HOLD: &str =
             "image = rbd.Image(io, 'open'); print('open', flush=True); sys.stdin.read(); image.close()";
-        const PROLOGUE: &str = "import atexit, sys, rados, rbd\n\
-            cluster = rados.Rados(conffile=sys.argv[1], rados_id='admin'); cluster.connect(); atexit.register(cluster.shutdown)\n\
+        const PROLOGUE: &str = "import sys, rados, rbd\n\
+            cluster = rados.Rados(conffile=sys.argv[1], rados_id='admin'); cluster.connect()\n\
             io = cluster.open_ioctx(sys.argv[2]); io.set_namespace(sys.argv[3])\n";
-        let mut holder = Command::new("/usr/bin/python3");
+        let mut holder = limited("/usr/bin/python3");
         holder.arg("-c").arg(format!("{PROLOGUE}{HOLD}")).arg(&calm().conf).args([&config.pool, &namespace]);
         let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -613,6 +671,9 @@ fn read_by_others() -> Outcome {
         rbd(&config, &["export", &format!("{name}@snap"), &file("exported")]).unwrap();
         assert!(std::fs::read(file("exported")).unwrap() == bytes);
         let spec = format!("rbd:{}/{name}@snap:id=glance:conf={}", config.pool, calm().conf.display());
+        let info = Command::new("qemu-img").args(["info", "--output=json", &spec]).output().unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+        assert_eq!((&info["virtual-size"], &info["format"]), (&(20 << 20).into(), &"raw".into()), "{info}");
         let arguments = ["convert", "-f", "raw", "-O", "raw", &spec, &file("raw")];
         let output = Command::new("qemu-img").args(arguments).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -649,6 +710,273 @@ fn read_from_others() -> Outcome {
         store.delete(&short).await?;
         assert_kind(store.open(&at).await, ErrorKind::NotFound);
         assert_kind(store.delete(&at).await, ErrorKind::NotFound);
+        Ok(())
+    })
+}
+
+/// glance_store in a virtual environment, made once.
+fn glance_python() -> Result<PathBuf, String> {
+    const VERSION: &str = "5.7.0";
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
+    let cache = std::env::var("IMAGESTORE_CACHE").unwrap_or_else(|_| format!("{home}/.cache/imagestore"));
+    let venv = Path::new(&cache).join(format!("glance_store-ceph-{VERSION}"));
+    let ready = venv.join("bin/python");
+    if ready.exists() {
+        return Ok(ready);
+    }
+    // Made beside it, so that one that was cut short is never used.
+    let made = venv.with_extension(std::process::id().to_string());
+    // Of Debian's modules only those that no index has: their versions of the others do not fit.
+    let script = format!(
+        "set -e; /usr/bin/python3 -m venv '{0}'; '{0}/bin/python' -m pip install -q glance_store=={VERSION}\n\
+         ln -s /usr/lib/python3/dist-packages/rados.*.so /usr/lib/python3/dist-packages/rbd.*.so \
+         '{0}'/lib/python3*/site-packages/",
+        made.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(format!("glance_store is not installed: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    match std::fs::rename(&made, &venv) {
+        Err(error) if !ready.exists() => Err(error.to_string()),
+        _ => Ok(ready),
+    }
+}
+
+/// Adds the file as each image with glance_store's own driver, and prints their locations.
+const GLANCE: &str = r#"
+import os, sys
+import glance_store
+from glance_store._drivers import rbd
+from oslo_config import cfg
+ceph_conf, pool, path = sys.argv[1:4]
+conf = cfg.ConfigOpts()
+glance_store.register_opts(conf)
+conf([], project='test')
+for name, value in dict(rbd_store_ceph_conf=ceph_conf, rbd_store_pool=pool, rbd_store_user='glance').items():
+    conf.set_override(name, value, group='glance_store')
+for image in sys.argv[4:]:
+    kind, name = image.split('=', 1)
+    conf.set_override('rbd_thin_provisioning', kind == 'thin', group='glance_store')
+    driver = rbd.Store(conf)
+    driver.configure()
+    with open(path, 'rb') as source:
+        print(driver.add(name, source, 0 if kind == 'unknown' else os.path.getsize(path), 'sha512')[0])
+"#;
+
+/// Reads an image with it.
+const GLANCE_READS: &str = r#"
+import sys
+import glance_store
+from glance_store._drivers import rbd
+from glance_store import location
+from oslo_config import cfg
+ceph_conf, at, path = sys.argv[1:4]
+conf = cfg.ConfigOpts()
+glance_store.register_opts(conf)
+conf([], project='test')
+for name, value in dict(rbd_store_ceph_conf=ceph_conf, rbd_store_user='glance').items():
+    conf.set_override(name, value, group='glance_store')
+driver = rbd.Store(conf)
+driver.configure()
+where = location.Location('rbd', rbd.StoreLocation, conf, uri=at)
+with open(path, 'wb') as target:
+    for piece in driver.get(where)[0]:
+        target.write(piece)
+driver.delete(where)
+"#;
+
+fn glance() -> Outcome {
+    let python = glance_python()?;
+    let python = python.to_str().unwrap();
+    run(async {
+        let config = calm().config();
+        let conf = calm().conf.to_str().unwrap();
+        let store = open(&config).await?;
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let mut bytes = content(16, 21 << 20).to_vec();
+        // A whole piece of glance_store's is zeros, and it ends within one.
+        bytes[8 << 20..16 << 20].fill(0);
+        bytes.truncate((21 << 20) - 7);
+        let bytes = Bytes::from(bytes);
+        std::fs::write(file("image"), &bytes).unwrap();
+        let images = ["full=g-full", "thin=g-thin", "unknown=g-unknown", "full=g odd+%41\u{e4}?#&=.img"];
+        let mut command = limited(python);
+        command.args(["-c", GLANCE, conf, &config.pool, &file("image")]).args(images);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let locations: Vec<&str> = said.lines().collect();
+        assert_eq!(locations.len(), images.len());
+        assert!(locations[3].contains("/g%20odd%2B%2541%C3%A4%3F%23%26%3D.img/snap"), "{said}");
+        for (location, image) in locations.iter().zip(images) {
+            let name = image.split_once('=').unwrap().1;
+            let at: Location = location.parse()?;
+            assert_eq!(at.to_string(), *location);
+            let short: Location = format!("rbd://{}", Location::encode_segment(name)).parse()?;
+            for at in [&at, &short] {
+                let stat = store.stat(at).await?;
+                assert_eq!((stat.size, stat.meta), (bytes.len() as u64, None), "{at}");
+                assert!(store.get(at, ..).await? == bytes, "{at}");
+                let verified = store.verify(at, |_| {}).await?;
+                assert!(!verified.compared && verified.size == bytes.len() as u64, "{at}: {verified:?}");
+            }
+            if let Ok(id) = name.parse() {
+                assert_eq!(store.locate(&id).await?, at);
+            }
+            let at = if image.starts_with("thin") { short } else { at };
+            store.delete(&at).await?;
+            assert_kind(store.open(&at).await, ErrorKind::NotFound);
+        }
+        let left = everything(calm(), "");
+        assert!(left.iter().all(|name| !name.contains("g-") && !name.contains("g odd")), "{left:?}");
+        // And the other way.
+        let at = put(&store, &unique("for-glance"), &bytes).await?;
+        let arguments = ["-c", GLANCE_READS, conf, &at.to_string(), &file("read")];
+        let output = limited(python).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(std::fs::read(file("read")).unwrap() == bytes);
+        assert_kind(store.open(&at).await, ErrorKind::NotFound);
+        Ok(())
+    })
+}
+
+/// How many bytes of an image Ceph holds.
+fn held(config: &CephConfig, name: &str) -> u64 {
+    const SUM: &str = "held = []\n\
+        with rbd.Image(io, sys.argv[1], read_only=True) as image:\n    \
+            image.diff_iterate(0, image.size(), None, lambda at, length, exists: held.append(length * exists))\n\
+        print(sum(held))";
+    let namespace = config.namespace.clone().unwrap_or_default();
+    calm().python(&namespace, SUM, &[name]).unwrap().trim().parse().unwrap()
+}
+
+fn layout() -> Outcome {
+    run(async {
+        let mut config = calm().own_namespace();
+        config.features = Some(vec![Feature::Layering, Feature::ExclusiveLock]);
+        config.object_size = Size(2 << 20);
+        config.snapshot = "v 1".to_owned();
+        let mut bytes = content(17, 12 << 20).to_vec();
+        bytes[2 << 20..10 << 20].fill(0);
+        let bytes = Bytes::from(bytes);
+        let store = open(&config).await?;
+        let at = put(&store, "thin", &bytes).await?;
+        assert!(at.to_string().ends_with("/thin/v%201"), "{at}");
+        let info = rbd(&config, &["info", "thin"]).unwrap();
+        assert!(info.contains("order 21 (2 MiB objects)"), "{info}");
+        let features = info.lines().find_map(|line| line.trim().strip_prefix("features: "));
+        assert_eq!(features, Some("layering, exclusive-lock"));
+        assert_eq!(held(&config, "thin"), 4 << 20);
+        config.thin_provisioning = false;
+        let thick = open(&config).await?;
+        let at = put(&thick, "thick", &bytes).await?;
+        assert_eq!(held(&config, "thick"), 12 << 20);
+        assert!(store.get(&at, ..).await? == bytes);
+        let names: Vec<String> = store.list().map_ok(|entry| entry.id.to_string()).try_collect().await?;
+        assert_eq!(BTreeSet::from_iter(names), ["thick".to_owned(), "thin".to_owned()].into());
+        Ok(())
+    })
+}
+
+fn data_pool() -> Outcome {
+    run(async {
+        let server = calm();
+        let admin = |arguments: &[&str]| server.tool("ceph", "admin", arguments).unwrap();
+        admin(&["osd", "pool", "create", "data", "8"]);
+        admin(&["osd", "pool", "application", "enable", "data", "rbd"]);
+        let mut config = server.own_namespace();
+        config.data_pool = Some("data".to_owned());
+        let bytes = content(18, 9 << 20);
+        // Glance's user may not use that pool.
+        let denied = open(&config).await?;
+        assert_kind(put(&denied, "denied", &bytes).await, ErrorKind::Denied);
+        let keyring = server.conf.with_file_name("data.keyring");
+        let allow = format!("profile rbd pool={}, profile rbd pool=data", server.pool);
+        let keyring_text = keyring.to_str().unwrap();
+        admin(&[
+            "auth",
+            "get-or-create",
+            "client.data",
+            "mon",
+            "profile rbd",
+            "osd",
+            &allow,
+            "-o",
+            keyring_text,
+        ]);
+        config.user = "data".to_owned();
+        config.keyring = Some(keyring);
+        let store = open(&config).await?;
+        let at = put(&store, "elsewhere", &bytes).await?;
+        let info = rbd(&config, &["info", "elsewhere"]).unwrap();
+        assert!(info.contains("data_pool: data"), "{info}");
+        assert!(store.get(&at, ..).await? == bytes);
+        // Beside one that says that the pool was found to be fit.
+        let objects = || {
+            let all = server.tool("rados", "admin", &["-p", "data", "--all", "ls"]).unwrap();
+            all.lines().filter(|line| line.contains("rbd_data.")).count()
+        };
+        assert!(objects() > 1, "no data in the pool");
+        store.copy(&at, &"copied".parse()?, |_| {}).await?;
+        for entry in store.list().try_collect::<Vec<_>>().await? {
+            assert!(store.get(&entry.location, ..).await? == bytes);
+            store.delete(&entry.location).await?;
+        }
+        until("all data are gone", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            objects() == 0
+        })
+        .await;
+        config.data_pool = Some("nonesuch".to_owned());
+        let error = put(&open(&config).await?, "nowhere", &bytes).await.unwrap_err();
+        assert!(error.hint().is_some_and(|hint| hint.contains("data_pool")), "{error:?}");
+        Ok(())
+    })
+}
+
+fn sparse() -> Outcome {
+    run(async {
+        const SIZE: u64 = 2 << 30;
+        const PIECE: u64 = 3 << 20;
+        let config = calm().own_namespace();
+        let store = open(&config).await?;
+        let bytes = content(19, PIECE as usize);
+        // Data at the start, in the middle and at the end, none of it at the edge of an object.
+        let gap = (SIZE - 3 * PIECE) / 2 - 12345;
+        let rest = SIZE - 3 * PIECE - gap;
+        let chunks = vec![
+            Chunk::Data(bytes.clone()),
+            Chunk::Zeros(gap),
+            Chunk::Data(bytes.clone()),
+            Chunk::Zeros(rest),
+            Chunk::Data(bytes.clone()),
+        ];
+        let mut expect = Expect::new().size(SIZE);
+        expect = expect.data_size(3 * PIECE);
+        let at = store.put(&"a".parse()?, stream::iter(chunks).map(Ok), expect).await?.location;
+        let most = 3 * (PIECE + (16 << 20));
+        assert!(held(&config, "a") <= most);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let target = Arc::new(file.reopen().unwrap());
+        let reader = store.open(&at).await?;
+        assert_eq!(store_core::file::write(target, reader.chunks(..)?, |_| {}).await?, SIZE);
+        assert!(store_core::file::data_size(file.as_file()).unwrap() <= most);
+        let at_of = |offset: u64| {
+            let mut found = vec![0; PIECE as usize];
+            std::os::unix::fs::FileExt::read_exact_at(file.as_file(), &mut found, offset).unwrap();
+            found
+        };
+        for offset in [0, PIECE + gap, SIZE - PIECE] {
+            assert!(at_of(offset) == bytes, "other bytes at {offset}");
+        }
+        // Into another store, and within this one.
+        let other = calm().own_namespace();
+        open(&config).await?.copy_to(&at, &open(&other).await?, &"b".parse()?, |_| {}).await?;
+        assert!(held(&other, "b") <= most);
+        store.copy(&at, &"c".parse()?, |_| {}).await?;
+        assert!(held(&config, "c") <= most);
         Ok(())
     })
 }

@@ -90,7 +90,7 @@ impl Server {
 
     /// The same, whatever its exit status.
     pub(crate) fn run(&self, program: &str, user: &str, arguments: &[&str]) -> Result<Output, String> {
-        let mut command = Command::new(program);
+        let mut command = limited(program);
         command.arg("-c").arg(&self.conf).args(["--id", user]).args(arguments);
         command.stdin(Stdio::null()).env_remove("CEPH_ARGS").output().map_err(|e| format!("{program}: {e}"))
     }
@@ -103,13 +103,13 @@ impl Server {
         program: &str,
         arguments: &[&str],
     ) -> Result<String, String> {
-        const PROLOGUE: &str = "import atexit, sys, rados, rbd\n\
+        const PROLOGUE: &str = "import sys, rados, rbd\n\
             conf, pool, namespace = sys.argv[1:4]; del sys.argv[1:4]\n\
-            cluster = rados.Rados(conffile=conf, rados_id='admin'); cluster.connect(timeout=60); atexit.register(cluster.shutdown)\n\
+            cluster = rados.Rados(conffile=conf, rados_id='admin'); cluster.connect(timeout=60)\n\
             io = cluster.open_ioctx(pool); io.set_namespace(namespace)\n";
-        // librbd 16 can hang when an image is closed soon after it was opened: the process goes without closing.
-        const EPILOGUE: &str = "\nimport os; sys.stdout.flush(); os._exit(0)\n";
-        let mut command = Command::new("/usr/bin/python3");
+        // An image that is closed after that waits for ever: programs close theirs.
+        const EPILOGUE: &str = "\nio.close(); cluster.shutdown()\n";
+        let mut command = limited("/usr/bin/python3");
         command.arg("-c").arg(format!("{PROLOGUE}{program}{EPILOGUE}"));
         command.arg(&self.conf).args([&self.pool, namespace]).args(arguments).stdin(Stdio::null());
         let output = command.output().map_err(|e| format!("python3: {e}"))?;
@@ -118,6 +118,13 @@ impl Server {
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }
+}
+
+/// A program that is ended, with status 124, if it hangs.
+pub(crate) fn limited(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "120", program]);
+    command
 }
 
 fn script(arguments: &[&str]) -> Result<String, String> {
