@@ -25,6 +25,10 @@ use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use store_core::{Error, ErrorKind, Result, Secret, buffer::Pool, driver::again, file::blocking};
 
 use crate::{
@@ -837,12 +841,12 @@ fn first_byte(
             span.and_then(|(start, end)| Some((start.trim().parse().ok()?, end.trim().parse().ok()?)))
         }
         None if length == Some(wanted) => Some((range.start, range.end - 1)),
-        None if length == Some(size) => Some((0, size - 1)),
+        None if length == Some(size) => Some((0, size.saturating_sub(1))),
         None => None,
     };
     match said {
         Some((start, end)) if start <= range.start && range.end - 1 <= end => {
-            Ok((range.start - start, length.unwrap_or(end - start + 1)))
+            Ok((range.start - start, length.unwrap_or((end - start).saturating_add(1))))
         }
         _ => Err(Error::new(ErrorKind::Corrupt, "the server sent another range than it was asked for")),
     }
@@ -902,18 +906,54 @@ fn proxy_of(config: &S3Config) -> Result<ProxyConfig> {
 
 /// The SDK panics over certificates that it cannot read.
 fn checked_pem(pem: Vec<u8>) -> Result<Vec<u8>> {
-    let text = String::from_utf8_lossy(&pem);
-    let begins = text.matches("-----BEGIN CERTIFICATE-----").count();
-    let ends = text.matches("-----END CERTIFICATE-----").count();
-    match begins > 0 && begins == ends {
-        true => Ok(pem),
-        false => Err(Error::new(ErrorKind::Invalid, "`ca_file` holds no certificates in PEM")),
+    let invalid =
+        || Error::new(ErrorKind::Invalid, "`ca_file` holds no certificates in PEM, or damaged ones");
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| invalid().with_source(e))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|e| invalid().with_source(e))?;
     }
+    if roots.is_empty() { Err(invalid()) } else { Ok(pem) }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_of_a_range_it_is_one_that_has_what_was_asked_for(
+            said in proptest::option::of("bytes [0-9]{0,20}-[0-9]{0,20}/\\PC{0,5}|\\PC{0,40}"),
+            length in proptest::option::of(any::<i64>()),
+            start in any::<u64>(),
+            len in 1..u64::MAX,
+            size in any::<u64>(),
+        ) {
+            let range = start..start.saturating_add(len);
+            if let Ok((skip, most)) = first_byte(said.as_deref(), length, &range, size) {
+                prop_assert!(skip <= range.start);
+                prop_assert!(length.is_some() || most >= range.end - range.start);
+            }
+        }
+
+        #[test]
+        fn what_is_no_certificate_does_not_get_to_where_it_panics(
+            text in "(-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{0,60}\n(-----END CERTIFICATE-----\n)?){0,2}\\PC{0,9}",
+        ) {
+            prop_assert!(checked_pem(text.into_bytes()).is_err());
+        }
+
+        #[test]
+        fn no_text_makes_a_setting_panic(text in "(http://)?\\PC{0,40}") {
+            let mut config = S3Config::new("bucket");
+            config.proxy = Some(Secret::new(&text));
+            let _ = (proxy_of(&config).is_ok(), customer_key(&Secret::new(&text)).is_ok());
+        }
+    }
 
     #[test]
     fn a_range_is_taken_only_as_what_it_is() {

@@ -265,6 +265,7 @@ impl Config for S3Config {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use store_core::Settings;
 
     use super::*;
@@ -305,6 +306,22 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
             assert!(error.message().contains(named), "{text}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_configuration_panic(
+            text in "(https?://)?\\PC{0,40}", sizes in proptest::array::uniform3(any::<u64>()), concurrency in any::<u32>(),
+        ) {
+            let mut config = S3Config::new(&*text);
+            (config.endpoint, config.prefix) = (Some(text.clone()), text.clone());
+            (config.part_size, config.window, config.read_size) = (Size(sizes[0]), Size(sizes[1]), Size(sizes[2]));
+            config.concurrency = concurrency;
+            let _ = config.check();
+            if let Ok(host) = host_of(&text) {
+                prop_assert!(!host.is_empty() && !host.contains('@'));
+            }
         }
     }
 

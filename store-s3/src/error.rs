@@ -196,7 +196,22 @@ fn unreachable(what: &str, text: &str, passing: bool) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_reply_makes_a_region_of_anything_but_a_word(body in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut tagged = b"<Region>".to_vec();
+            tagged.extend_from_slice(&body);
+            tagged.extend_from_slice(b"</Region>");
+            prop_assert!(region_in(&body).is_none());
+            if let Some(region) = region_in(&tagged) {
+                prop_assert!(region.bytes().all(|b| b.is_ascii_graphic()));
+            }
+        }
+    }
 
     #[test]
     fn codes_decide_and_else_the_status() {

@@ -218,6 +218,28 @@ mod tests {
         }
 
         #[test]
+        fn what_is_found_is_a_name_right_under_the_prefix(
+            text in "s3://(K:\\PC{1,9}@)?s3.example.org:9000/(bucket|\\PC{1,9})/(cloud%20images/)?\\PC{0,40}",
+        ) {
+            if let Ok(at) = text.parse::<Location>() {
+                if let Ok(name) = place().find(&at) {
+                    prop_assert!(!name.is_empty() && !name.starts_with('.') && !name.contains('/'));
+                }
+                if let Some(theirs) = place().find_theirs(&at) {
+                    prop_assert!(theirs.bucket != "bucket" || !theirs.key.starts_with("cloud images/"));
+                }
+            }
+        }
+
+        #[test]
+        fn any_key_may_be_listed(name in "(cloud images/)?(.imagestore/meta/)?\\PC{0,40}") {
+            let _ = place().id(&name);
+            if let Some((key, token)) = place().owner(&name) {
+                prop_assert!(key.starts_with("cloud images/") && token.len() == 32);
+            }
+        }
+
+        #[test]
         fn any_id_comes_back(id in "[A-Za-z0-9_][A-Za-z0-9._-]{0,60}") {
             let (place, id) = (place(), id.parse::<BlobId>().unwrap());
             let at = place.location(&place.key(&id)).unwrap();
