@@ -125,11 +125,11 @@ impl Shared {
         Ok(CephDownload { stat, open: Arc::new(open) })
     }
 
-    /// The blob of this name, if it is one: if it has the store's snapshot.
-    fn entry(&self, id: BlobId) -> Result<Option<Entry>> {
+    /// The blob of this name and image, if it is one: if it has the store's snapshot.
+    fn entry(&self, id: BlobId, image: &str) -> Result<Option<Entry>> {
         let place = &self.images.place;
-        let Some(image) = self.images.open(id.as_str(), Some(&place.snapshot))? else { return Ok(None) };
-        let size = image.size().map_err(|e| from_errno("ask for the image's length", e))?;
+        let Some(snapshot) = self.images.snapshot(image, &place.snapshot)? else { return Ok(None) };
+        let Some(size) = self.images.size_at(image, snapshot)? else { return Ok(None) };
         Ok(Some(Entry::new(id.clone(), place.location(id.as_str())?, size)))
     }
 }
@@ -154,17 +154,14 @@ impl Backend for CephBackend {
     async fn locate(&self, id: &BlobId) -> Result<Location> {
         let id = id.clone();
         self.with(move |images| {
-            if images.open(id.as_str(), Some(&images.place.snapshot))?.is_some() {
-                return images.place.location(id.as_str());
+            let snapshot = &images.place.snapshot;
+            let Some(image) = images.id_of(id.as_str())? else { return Err(Error::no_blob(&id)) };
+            match images.snapshot(&image, snapshot)? {
+                Some(_) => images.place.location(id.as_str()),
+                None => Err(Error::no_blob(&id).with_hint(format!(
+                    "there is an image of this name, but it has no snapshot `{snapshot}`; rbd://{id} is what it holds now"
+                ))),
             }
-            let error = Error::no_blob(&id);
-            Err(match images.id_of(id.as_str())? {
-                Some(_) => error.with_hint(format!(
-                    "there is an image of this name, but it has no snapshot `{}`; rbd://{id} is what it holds now",
-                    images.place.snapshot
-                )),
-                None => error,
-            })
         })
         .await
     }
@@ -190,11 +187,11 @@ impl Backend for CephBackend {
         pages
             .map_ok(move |page| {
                 // What has no id for a name was not written by a store.
-                let ids: Vec<BlobId> = page.into_iter().filter_map(|(name, _)| name.parse().ok()).collect();
-                stream::iter(ids)
-                    .map(move |id| {
+                let named = |(name, image): (String, String)| Some((name.parse().ok()?, image));
+                stream::iter(page.into_iter().filter_map(named))
+                    .map(move |(id, image)| {
                         let shared = Arc::clone(&self.shared);
-                        blocking(move || shared.entry(id))
+                        blocking(move || shared.entry(id, &image))
                     })
                     .buffer_unordered(LISTED_AT_ONCE)
             })
@@ -329,9 +326,14 @@ impl Opened {
             Error::new(ErrorKind::NotFound, message)
         };
         // A fresh look: nobody tells a reader.
-        let image = self.store.images.open(name, snapshot.as_deref())?.ok_or_else(gone)?;
-        let id = image.id().map_err(|e| from_errno("ask for the image's id", e))?;
-        if id == self.id { Ok(()) } else { Err(gone()) }
+        let images = &self.store.images;
+        if images.id_of(name)?.as_ref() != Some(&self.id) {
+            return Err(gone());
+        }
+        match snapshot {
+            Some(snapshot) if images.snapshot(&self.id, snapshot)?.is_none() => Err(gone()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Images {
 
     /// The internal id of the image of a name, if there is one: what librbd itself looks up first.
     pub(crate) fn id_of(&self, name: &str) -> Result<Option<String>> {
-        let object = self.pool.read_object(&format!("rbd_id.{name}"), 4096);
+        let object = self.pool.read_object(&id_object(name), 4096);
         let object = object.map_err(|e| from_errno("look for the image", e))?;
         Ok(object.and_then(|bytes| Fields(&bytes).text()).filter(|id| !id.is_empty()))
     }
@@ -372,7 +372,7 @@ impl Images {
 
     /// Removes a name that no whole image belongs to: its process was killed while it made or removed the image.
     fn sweep_remains(&self, name: &str, id: &str, old: Cutoff) -> Result<Option<u64>> {
-        let time = self.pool.stat_object(&format!("rbd_id.{name}"));
+        let time = self.pool.stat_object(&id_object(name));
         match time.map_err(|e| from_errno("look at an upload", e))? {
             Some(time) if !old.takes(time) => return Ok(None),
             Some(_) => {}
@@ -392,17 +392,22 @@ impl Images {
         if self.id_of(blob.as_str())?.as_deref() != Some(id) {
             return Ok(false);
         }
-        let mut input = Vec::new();
-        [name, blob.as_str(), id].into_iter().for_each(|text| push_text(&mut input, text));
-        match self.pool.call(DIRECTORY, "dir_rename_image", &input, 64) {
+        match self.change_name(name, blob.as_str(), id) {
             // Somebody else has taken them.
-            Ok(_) | Err(Errno::ENOENT | Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::ENOENT | Errno::EEXIST) => {}
             Err(error) => return Err(from_errno("finish a commit that was cut short", error)),
         }
-        match self.pool.remove_object(&format!("rbd_id.{name}")) {
+        match self.pool.remove_object(&id_object(name)) {
             Ok(()) | Err(Errno::ENOENT) => Ok(true),
             Err(error) => Err(from_errno("finish a commit that was cut short", error)),
         }
+    }
+
+    /// Changes an image's name in the pool's directory.
+    fn change_name(&self, from: &str, to: &str, image: &str) -> Result<(), Errno> {
+        let mut input = Vec::new();
+        [from, to, image].into_iter().for_each(|text| push_text(&mut input, text));
+        self.pool.call(DIRECTORY, "dir_rename_image", &input, 64).map(drop)
     }
 
     /// Whether a sweep has marked this image.
@@ -412,19 +417,78 @@ impl Images {
     }
 
     /// Renames an image under way to its id: the commit. `Ok(false)` says that the id is taken.
+    ///
+    /// In the three steps that librbd takes. Its own rename opens the image once more for them and tells others, with
+    /// thirty messages; and of rivals that come at the same time it tells each that it has won, because it takes the
+    /// rival's image for the result of its own first attempt.
     pub(crate) fn publish(&self, name: &str, image: &str, id: &BlobId) -> Result<bool> {
-        let renamed = self.pool.rename(name, id.as_str());
-        // Whatever is said, the name tells whose it is: of rivals that come at the same time, librbd tells each that it has
-        // won, because it takes the rival's image for the result of its own first attempt.
-        match (renamed, self.id_of(id.as_str())?) {
-            (_, Some(found)) => Ok(found == image),
-            (Ok(()), None) => {
-                Err(Error::new(ErrorKind::Internal, "the image is not where it was renamed to")
-                    .with_hint("or something deleted it at once"))
-            }
-            (Err(Errno::ENOENT), None) => Err(Error::swept()),
-            (Err(error), None) => Err(from_errno("give the image its name", error)),
+        let wrong = |e| from_errno("give the image its name", e);
+        // An image of the format before this one.
+        if self.pool.stat_object(&format!("{id}.rbd")).map_err(wrong)?.is_some() {
+            return Ok(false);
         }
+        let mut content = Vec::new();
+        push_text(&mut content, image);
+        match self.pool.create_object(&id_object(id.as_str()), &content) {
+            Ok(()) => {}
+            // Its own, where an answer was lost on the way and librados asked again.
+            Err(Errno::EEXIST) if self.id_of(id.as_str())?.as_deref() == Some(image) => {}
+            Err(Errno::EEXIST) => return Ok(false),
+            Err(error) => return Err(wrong(error)),
+        }
+        let renamed = self.change_name(name, id.as_str(), image);
+        // Its watcher was lost, and a sweep has removed it.
+        if renamed == Err(Errno::ENOENT) && self.pool.stat_object(&header(image)).map_err(wrong)?.is_none() {
+            self.pool.remove_object(&id_object(id.as_str())).map_err(wrong)?;
+            return Err(Error::swept());
+        }
+        // The blob is there; what is left to do, a sweep does as well.
+        if let Err(errno) = renamed.and_then(|()| self.pool.remove_object(&id_object(name))) {
+            tracing::debug!(%errno, "a blob has its old name, too, until the next sweep");
+        }
+        Ok(true)
+    }
+
+    /// Keeps a text with an image. As librbd does it, without messages to others: nobody else has the image open.
+    pub(crate) fn set_metadata(&self, image: &str, key: &str, value: &str) -> Result<(), Errno> {
+        let mut input = 1u32.to_le_bytes().to_vec();
+        push_text(&mut input, key);
+        push_text(&mut input, value);
+        self.pool.call(&header(image), "metadata_set", &input, 64).map(drop)
+    }
+
+    /// The number of an image's snapshot, if it has one of this name. Asks for nothing else, as opening it there does.
+    pub(crate) fn snapshot(&self, image: &str, name: &str) -> Result<Option<u64>> {
+        let wrong = |e| from_errno("look at the image's snapshots", e);
+        let strange = || Error::new(ErrorKind::Internal, "the image's snapshots cannot be understood");
+        let header = header(image);
+        let all = match self.pool.call(&header, "get_snapcontext", &[], 1 << 20) {
+            Ok(answer) => snapshots(&answer).ok_or_else(strange)?,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(wrong(error)),
+        };
+        for number in all {
+            match self.pool.call(&header, "get_snapshot_name", &number.to_le_bytes(), 8192) {
+                Ok(answer) if Fields(&answer).text().ok_or_else(strange)? == name => return Ok(Some(number)),
+                // Or it is just gone.
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(wrong(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The length that an image has at a snapshot, if it is there.
+    pub(crate) fn size_at(&self, image: &str, snapshot: u64) -> Result<Option<u64>> {
+        let answer = match self.pool.call(&header(image), "get_size", &snapshot.to_le_bytes(), 64) {
+            Ok(answer) => answer,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(from_errno("ask for the image's length", error)),
+        };
+        // After the order of its objects, a byte.
+        let size = answer.get(1..).and_then(|rest| Fields(rest).long());
+        size.map(Some)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the image's length cannot be understood"))
     }
 
     pub(crate) fn capacity(&self) -> Result<Capacity> {
@@ -469,6 +533,11 @@ fn passes(error: Errno) -> bool {
     [Errno::ENOENT, Errno::ENOSPC, Errno::EDQUOT].contains(&error)
 }
 
+/// The object that says which image has a name.
+fn id_object(name: &str) -> String {
+    format!("rbd_id.{name}")
+}
+
 fn header(id: &str) -> String {
     format!("rbd_header.{id}")
 }
@@ -495,6 +564,12 @@ impl Fields<'_> {
         Some(u32::from_le_bytes(*number))
     }
 
+    fn long(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+
     fn text(&mut self) -> Option<String> {
         let len = usize::try_from(self.number()?).ok()?;
         let (text, rest) = self.0.split_at_checked(len)?;
@@ -509,6 +584,14 @@ fn pairs(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     let mut fields = Fields(bytes);
     let count = fields.number()?;
     (0..count).map(|_| Some((fields.text()?, fields.text()?))).collect()
+}
+
+/// The snapshots of a snapshot context, which are behind a sequence number.
+fn snapshots(bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut fields = Fields(bytes);
+    fields.long()?;
+    let count = fields.number()?;
+    (0..count).map(|_| fields.long()).collect()
 }
 
 /// The space of a pool, from what `ceph df detail` says.
@@ -742,7 +825,7 @@ mod tests {
 
         #[test]
         fn no_answer_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = (pairs(&bytes), Fields(&bytes).text(), capacity(&bytes, "a"));
+            let _ = (pairs(&bytes), Fields(&bytes).text(), snapshots(&bytes), capacity(&bytes, "a"));
         }
     }
 }

@@ -132,6 +132,11 @@ api! {
     rados: rados_aio_create_completion2(*mut c_void, Callback, *mut Handle) -> c_int;
     rados: rados_aio_release(Handle);
     rados: rados_aio_flush_async(Handle, Handle) -> c_int;
+    rados: rados_create_write_op() -> Handle;
+    rados: rados_write_op_create(Handle, c_int, *const c_char);
+    rados: rados_write_op_write_full(Handle, *const c_char, usize);
+    rados: rados_write_op_operate(Handle, Handle, *const c_char, *mut i64, c_int) -> c_int;
+    rados: rados_release_write_op(Handle);
     rados: rados_exec(Handle, *const c_char, *const c_char, *const c_char, *const c_char, usize,
         *mut c_char, usize) -> c_int;
     rbd: rbd_image_options_create(*mut Handle);
@@ -140,7 +145,6 @@ api! {
     rbd: rbd_image_options_set_string(Handle, c_int, *const c_char) -> c_int;
     rbd: rbd_create4(Handle, *const c_char, u64, Handle) -> c_int;
     rbd: rbd_clone3(Handle, *const c_char, *const c_char, Handle, *const c_char, Handle) -> c_int;
-    rbd: rbd_rename(Handle, *const c_char, *const c_char) -> c_int;
     rbd: rbd_remove(Handle, *const c_char) -> c_int;
     rbd: rbd_namespace_create(Handle, *const c_char) -> c_int;
     rbd: rbd_namespace_exists(Handle, *const c_char, *mut bool) -> c_int;
@@ -170,7 +174,6 @@ api! {
     rbd: rbd_list_children3(Handle, *mut c_void, *mut usize) -> c_int;
     rbd: rbd_watchers_list(Handle, *mut c_void, *mut usize) -> c_int;
     rbd: rbd_metadata_get(Handle, *const c_char, *mut c_char, *mut usize) -> c_int;
-    rbd: rbd_metadata_set(Handle, *const c_char, *const c_char) -> c_int;
     rbd: rbd_diff_iterate2(Handle, *const c_char, u64, u64, u8, u8, DiffCallback, *mut c_void) -> c_int;
     rbd: rbd_aio_create_completion(*mut c_void, Callback, *mut Handle) -> c_int;
     rbd: rbd_aio_get_return_value(Handle) -> isize;
@@ -475,13 +478,6 @@ impl Pool {
         })
     }
 
-    /// Fails with [`Errno::EEXIST`] where `to` exists.
-    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
-        let (from, to) = (text(from)?, text(to)?);
-        // SAFETY: the handle is open, the texts are valid for the call.
-        check(unsafe { (self.api.rbd_rename)(self.handle.0, from.as_ptr(), to.as_ptr()) }).map(drop)
-    }
-
     /// On a full pool, [`Errno::ENOENT`] does not mean that there is no such image.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         let name = text(name)?;
@@ -585,6 +581,25 @@ impl Pool {
         // SAFETY: as above; nothing is read from the empty text.
         check(unsafe { (self.api.rados_write_full)(self.handle.0, object.as_ptr(), c"".as_ptr(), 0) })
             .map(drop)
+    }
+
+    /// Makes an object with this content; fails with [`Errno::EEXIST`] where there is one of this name.
+    pub(crate) fn create_object(&self, object: &str, content: &[u8]) -> Result<()> {
+        /// `LIBRADOS_CREATE_EXCLUSIVE`.
+        const EXCLUSIVE: c_int = 1;
+        let object = text(object)?;
+        // SAFETY: the operation is made here and released here; content and text are valid for the calls, and null means
+        // no category and no time.
+        check(unsafe {
+            let operation = (self.api.rados_create_write_op)();
+            (self.api.rados_write_op_create)(operation, EXCLUSIVE, null());
+            (self.api.rados_write_op_write_full)(operation, content.as_ptr().cast(), content.len());
+            let outcome =
+                (self.api.rados_write_op_operate)(operation, self.handle.0, object.as_ptr(), null_mut(), 0);
+            (self.api.rados_release_write_op)(operation);
+            outcome
+        })
+        .map(drop)
     }
 
     pub(crate) fn remove_object(&self, object: &str) -> Result<()> {
@@ -947,12 +962,6 @@ impl Image {
                 other => return found_or_none(other),
             }
         }
-    }
-
-    pub(crate) fn set_metadata(&self, key: &str, value: &str) -> Result<()> {
-        let (key, value) = (text(key)?, text(value)?);
-        // SAFETY: the image is open, the texts are valid for the call.
-        check(unsafe { (self.api.rbd_metadata_set)(self.handle.0, key.as_ptr(), value.as_ptr()) }).map(drop)
     }
 
     /// The parts of `range` that hold data, in order, those of a clone's parent included; `whole` objects, which is

@@ -288,7 +288,7 @@ impl Staged {
                 image.resize(size)?;
             }
             image.flush()?;
-            image.set_metadata(META, &meta.to_json())?;
+            store.set_metadata(&open.id, META, &meta.to_json())?;
             image.create_snapshot(&store.place.snapshot)?;
             image.protect(&store.place.snapshot)
         };
