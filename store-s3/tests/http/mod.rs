@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +13,13 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 
 #[derive(Clone)]
@@ -271,4 +280,57 @@ impl Breaker {
     pub(crate) fn has_fired(&self) -> bool {
         self.state.fired.load(Ordering::Relaxed)
     }
+}
+
+/// A way to a server over TLS, with a certificate of an authority of its own.
+pub(crate) struct Tls {
+    pub(crate) url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Tls {
+    pub(crate) async fn start(address: &str) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        certificates(folder.path())?;
+        let read = |name: &str| std::fs::read(folder.path().join(name)).map_err(|e| e.to_string());
+        let certificate = CertificateDer::from_pem_slice(&read("server.pem")?).map_err(|e| e.to_string())?;
+        let key = PrivateKeyDer::from_pem_slice(&read("server.key")?).map_err(|e| e.to_string())?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+        let acceptor = TlsAcceptor::from(Arc::new(config.map_err(|e| e.to_string())?));
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
+        let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+        let address = address.to_owned();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (address, acceptor) = (address.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    let mut client = acceptor.accept(client).await.ok()?;
+                    let mut server = TcpStream::connect(&address).await.ok()?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await.ok()
+                });
+            }
+        });
+        Ok(Self { url: format!("https://127.0.0.1:{port}"), folder })
+    }
+
+    /// The authority's certificate.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+}
+
+fn certificates(folder: &Path) -> Result<(), String> {
+    std::fs::write(folder.join("ext"), "subjectAltName=IP:127.0.0.1").map_err(|e| e.to_string())?;
+    for line in [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem",
+    ] {
+        let openssl = Command::new("openssl").args(line.split(' ')).current_dir(folder).output();
+        let openssl = openssl.map_err(|e| format!("openssl: {e}"))?;
+        if !openssl.status.success() {
+            return Err(String::from_utf8_lossy(&openssl.stderr).into_owned());
+        }
+    }
+    Ok(())
 }
