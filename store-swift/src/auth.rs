@@ -200,7 +200,8 @@ impl Session {
         let found = find(&issued.catalog, &self.access);
         let storage = match (&self.access.endpoint, found) {
             (Some(_), found) => self.access.overridden(found.ok().as_deref(), project.as_deref())?,
-            (None, found) => found?,
+            // An administrator's address often ends before the account.
+            (None, found) => with_account(&found?, project.as_deref()),
         };
         // By the server's clock alone: ours may be wrong.
         let life = issued.expires_at.duration_since(issued.issued_at);
@@ -218,6 +219,17 @@ impl fmt::Debug for Session {
 /// A minute before the end, or a quarter of a short life.
 fn soon(life: Duration) -> Instant {
     Instant::now() + life.saturating_sub(Duration::from_secs(60).min(life / 4))
+}
+
+/// An address from the catalog, with the project's account where it has none.
+fn with_account(url: &str, project: Option<&str>) -> String {
+    let url = trimmed(url);
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    match (path, project) {
+        ("", Some(project)) => format!("{url}/v1/AUTH_{project}"),
+        ("v1", Some(project)) => format!("{url}/AUTH_{project}"),
+        _ => url,
+    }
 }
 
 fn trimmed(url: &str) -> String {
@@ -398,9 +410,58 @@ fn no_identity() -> Error {
         .with_hint("with Keystone it ends in /v3, with Swift's own in /auth/v1.0")
 }
 
+/// Lets every parser of the identity service's answers see a text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all(text: &[u8]) {
+    let mut access = Access {
+        url: "http://keystone:5000/v3/".into(),
+        identity: Identity::Token(Secret::new("hunter2")),
+        service: None,
+        region: None,
+        interface: "public".into(),
+        service_type: "object-store".into(),
+        endpoint: None,
+        ca_file: None,
+    };
+    if let Ok(Issued { token }) = serde_json::from_slice(text) {
+        let project = token.project.as_ref().map(|project| project.id.as_str());
+        if let Ok(url) = find(&token.catalog, &access) {
+            let _ = with_account(&url, project);
+            access.endpoint = Some("http://other".into());
+            let _ = access.overridden(Some(&url), project);
+        }
+    }
+    if let Ok(catalog) = serde_json::from_slice::<Vec<Service>>(text) {
+        let _ = find(&catalog, &access);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_catalog_makes_the_parser_panic(
+            text in "\\PC{0,100}",
+            url in "[a-z:/{}$%()]{0,30}",
+            region in proptest::option::of("[a-z]{0,5}"),
+            project in proptest::option::of("[a-z]{0,5}"),
+        ) {
+            parse_all(text.as_bytes());
+            let catalog = json!([{ "type": "object-store", "endpoints": [
+                { "interface": "public", "region": region, "url": url },
+            ] }]);
+            parse_all(catalog.to_string().as_bytes());
+            let time = "2026-11-22T14:08:58.000000Z";
+            let project = project.map(|id| json!({ "id": id }));
+            let issued = json!({ "token":
+                { "expires_at": time, "issued_at": time, "catalog": catalog, "project": project } });
+            parse_all(issued.to_string().as_bytes());
+        }
+    }
 
     fn access(endpoint: Option<&str>) -> Access {
         Access {
@@ -431,6 +492,18 @@ mod tests {
         assert_eq!(access(Some("http://o")).overridden(None, Some("p")).unwrap(), "http://o/v1/AUTH_p");
         assert_eq!(access(Some("http://o")).overridden(None, None).unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(access(None).keystone(), "http://keystone:5000/v3/auth/tokens");
+    }
+
+    #[test]
+    fn an_endpoint_without_an_account_gets_the_projects() {
+        for (url, expected) in [
+            ("http://swift/v1/AUTH_abc/", "http://swift/v1/AUTH_abc"),
+            ("http://swift/v1", "http://swift/v1/AUTH_p"),
+            ("http://swift:8080", "http://swift:8080/v1/AUTH_p"),
+            ("http://rgw/swift/v1", "http://rgw/swift/v1"),
+        ] {
+            assert_eq!(with_account(url, Some("p")), expected);
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     fs::File,
     ops::Range,
@@ -53,8 +53,8 @@ pub(crate) struct Shared {
     pub(crate) config: SwiftConfig,
     pub(crate) client: Client,
     pub(crate) place: Place,
-    /// Buffers, by their size.
-    pools: Mutex<BTreeMap<u64, Pool>>,
+    /// Buffers for what is read.
+    pool: Pool,
     /// Containers that this store has made sure of.
     created: Mutex<BTreeSet<String>>,
     /// The account knows `temp_url_key`.
@@ -84,8 +84,11 @@ impl SwiftBackend {
         let mut config = config.clone();
         (config.password, config.application_credential_secret, config.token) = (None, None, None);
         config.service_password = None;
-        let (pools, created, keyed) = (Mutex::default(), Mutex::default(), AtomicBool::default());
-        let mut shared = Shared { info, config, client, place, pools, created, keyed };
+        // As many as one download has at once; what more of them need is not kept.
+        let spare = (config.read_size.0.div_ceil(CHUNK as u64) * u64::from(config.concurrency)).min(32);
+        let (pool, created, keyed) =
+            (Pool::new(CHUNK, spare as usize), Mutex::default(), AtomicBool::default());
+        let mut shared = Shared { info, config, client, place, pool, created, keyed };
         shared.info.can.capacity = shared.prepare().await?;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -138,19 +141,6 @@ impl Shared {
         // Not everybody who may use a container may look at its account.
         let account = again(|| self.client.head_container("")).await.unwrap_or_default();
         Ok(of_container || account.is_some_and(|headers| quota(&headers, "account").is_some()))
-    }
-
-    /// Buffers of `size` bytes.
-    pub(crate) fn pool(&self, size: u64) -> Pool {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let usual = size == self.config.segment_size.0;
-        match usual {
-            true => pools
-                .entry(size)
-                .or_insert_with(|| Pool::new(size as usize, self.config.concurrency as usize))
-                .clone(),
-            false => Pool::new(size as usize, 1),
-        }
     }
 
     /// Creates a container, unless that was done before.
@@ -223,6 +213,7 @@ impl Shared {
             blob: Arc::new((container.clone(), object, head.etag)),
             parts: Arc::new(parts),
             stat,
+            pool: self.pool.clone(),
             pieces: self.config.read_size.0,
             ahead: self.config.concurrency as usize,
         })
@@ -455,7 +446,7 @@ impl Shared {
         // It may be committed in this moment: the mark tells its writer, or the second look tells of its blob.
         let staged = self.place.staged(&group.name, &group.token);
         let mark = format!("{staged}swept");
-        again(|| self.client.put(&segments, &mark, bytes::Bytes::new(), None)).await?;
+        again(|| self.client.put(&segments, &mark, &[])).await?;
         if committed().await? {
             again(|| self.client.delete(&segments, &mark)).await?;
             return Ok(());
@@ -670,6 +661,7 @@ pub(crate) struct SwiftDownload {
     blob: Arc<(String, String, Option<String>)>,
     parts: Arc<Vec<Segment>>,
     stat: Stat,
+    pool: Pool,
     pieces: u64,
     ahead: usize,
 }
@@ -695,11 +687,13 @@ impl Download for SwiftDownload {
 
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, blob, parts) = (self.client.clone(), Arc::clone(&self.blob), Arc::clone(&self.parts));
+        let pool = self.pool.clone();
         let gets = Pieces::new(Arc::clone(&parts), range, self.pieces).map(move |(part, piece)| {
             let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
+            let pool = pool.clone();
             async move {
                 let part = &parts[part];
-                match again_if_asked(|| client.get_range(part, piece.clone())).await {
+                match again_if_asked(|| client.get_range(part, piece.clone(), &pool)).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         Err(why(&client, &blob, part, error).await)
                     }

@@ -1,9 +1,12 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
     ops::Range,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,10 +14,16 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use hmac::{Hmac, KeyInit, Mac};
+use http_body::Frame;
 use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde::Deserialize;
 use sha2::Sha256;
-use store_core::{Error, ErrorKind, Location, Meta, Result, Secret, driver::again, file::blocking};
+use store_core::{
+    Error, ErrorKind, Location, Meta, Result, Secret,
+    buffer::{Buffer, Pool},
+    driver::again,
+    file::blocking,
+};
 
 use crate::{
     SwiftConfig,
@@ -75,6 +84,9 @@ pub(crate) struct Limits {
     pub(crate) conditional: bool,
     /// How many objects one request deletes.
     pub(crate) bulk: usize,
+    /// How many objects, and containers, an answer lists.
+    pub(crate) page: usize,
+    pub(crate) container_page: usize,
     /// Temporary URLs with HMAC-SHA256.
     pub(crate) temp_url: bool,
     /// MD5s are sent with what is written.
@@ -192,11 +204,38 @@ fn etag(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A body, whose length is said even if it is none: Swift wants it.
-fn with_body(call: RequestBuilder, bytes: &Bytes) -> RequestBuilder {
-    match bytes.is_empty() {
+fn with_body(call: RequestBuilder, pieces: &[Bytes]) -> RequestBuilder {
+    match pieces.iter().all(Bytes::is_empty) {
         true => call.header("content-length", "0"),
-        false => call.body(bytes.clone()),
+        false => call.body(reqwest::Body::wrap(Pieces(pieces.to_vec().into()))),
     }
+}
+
+/// A body in pieces, none of which is copied.
+struct Pieces(VecDeque<Bytes>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+fn length(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// The path of an object, or of a container, behind the account's.
@@ -318,7 +357,7 @@ impl Client {
         const WHAT: &str = "set up the container or the account";
         let path = if container.is_empty() { String::new() } else { path(container, "") };
         let reply = self.call(WHAT, method, path, CALL, |call| {
-            let mut call = with_body(call, &Bytes::new());
+            let mut call = with_body(call, &[]);
             for (name, value) in headers {
                 call = match secret(value) {
                     Ok(value) => call.header(*name, value),
@@ -392,15 +431,15 @@ impl Client {
         Ok(segments(&text))
     }
 
-    /// Reads `range` of the object that has `etag`, exactly, as the pieces that the network gives. What breaks after
-    /// some bytes is gone on with, so that in the end the server names what is wrong.
-    pub(crate) async fn get_range(&self, of: &Segment, range: Range<u64>) -> Result<Vec<Bytes>> {
-        let mut pieces = Vec::new();
+    /// Reads `range` of the object that has `etag`, exactly, in pieces of the pool's size. What breaks after some bytes is
+    /// gone on with, so that in the end the server names what is wrong.
+    pub(crate) async fn get_range(&self, of: &Segment, range: Range<u64>, pool: &Pool) -> Result<Vec<Bytes>> {
+        let mut gathered = Gathered::new(pool);
         let mut rest = range;
         loop {
             let before = rest.start;
-            match self.get_some(of, &mut rest, &mut pieces).await {
-                Ok(()) if rest.is_empty() => return Ok(pieces),
+            match self.get_some(of, &mut rest, &mut gathered).await {
+                Ok(()) if rest.is_empty() => return Ok(gathered.finish()),
                 Err(error) if !error.is_retryable() || rest.start == before => return Err(error),
                 _ if rest.start == before => {
                     return Err(Error::new(ErrorKind::Unavailable, "the server's answer ends early"));
@@ -410,7 +449,7 @@ impl Client {
         }
     }
 
-    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, pieces: &mut Vec<Bytes>) -> Result<()> {
+    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, gathered: &mut Gathered) -> Result<()> {
         const WHAT: &str = "read a blob";
         let (start, end) = (rest.start, rest.end);
         let limit = transfer(end - start);
@@ -456,32 +495,19 @@ impl Client {
             drop(bytes.split_to(skipped as usize));
             bytes.truncate((end - rest.start) as usize);
             rest.start += bytes.len() as u64;
-            if !bytes.is_empty() {
-                pieces.push(bytes);
-            }
+            gathered.push(&bytes);
         }
         Ok(())
     }
 
     /// Writes an object of the store's own, or a segment, and gives its entity tag.
-    pub(crate) async fn put(
-        &self,
-        container: &str,
-        object: &str,
-        bytes: Bytes,
-        md5: Option<&str>,
-    ) -> Result<String> {
+    pub(crate) async fn put(&self, container: &str, object: &str, pieces: &[Bytes]) -> Result<String> {
         const WHAT: &str = "write a segment";
-        let limit = transfer(bytes.len() as u64);
+        let limit = transfer(length(pieces));
         let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
-            let call = with_body(call.header("content-type", "application/octet-stream"), &bytes);
-            match md5 {
-                Some(md5) => call.header("etag", md5),
-                None => call,
-            }
+            with_body(call.header("content-type", "application/octet-stream"), pieces)
         });
-        let reply = done(WHAT, reply.await?).await?;
-        stored(WHAT, &reply, md5)
+        Ok(etag(done(WHAT, reply.await?).await?.headers()).unwrap_or_default())
     }
 
     /// Writes a whole blob, or the manifest of a dynamic large object, if the name is free.
@@ -489,16 +515,16 @@ impl Client {
         &self,
         container: &str,
         object: &str,
-        bytes: Bytes,
+        pieces: &[Bytes],
         md5: Option<&str>,
         tags: &Tags,
         dynamic: Option<&str>,
     ) -> Result<()> {
         const WHAT: &str = "write a blob";
-        let limit = transfer(bytes.len() as u64);
+        let limit = transfer(length(pieces));
         let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
             let call = call.header("if-none-match", "*").header("content-type", "application/octet-stream");
-            let call = with_body(tags.on(call), &bytes);
+            let call = with_body(tags.on(call), pieces);
             match (dynamic, md5) {
                 // Ceph refuses an entity tag here.
                 (Some(prefix), _) => call.header("x-object-manifest", prefix),
@@ -559,7 +585,7 @@ impl Client {
         const WHAT: &str = "copy an object";
         let source = path(&from.container, &from.name);
         let reply = self.call(WHAT, Method::PUT, path(container, object), transfer(from.size), |call| {
-            let call = with_body(call.header("x-copy-from", &source), &Bytes::new());
+            let call = with_body(call.header("x-copy-from", &source), &[]);
             call.header("x-fresh-metadata", "true")
         });
         let reply = reply.await?;
@@ -664,7 +690,8 @@ impl Client {
         after: Option<&str>,
     ) -> Result<Vec<Listed>> {
         const WHAT: &str = "list objects";
-        let Some(text) = self.list_text(WHAT, &path(container, ""), prefix, after).await? else {
+        let (of, most) = (path(container, ""), self.limits.page);
+        let Some(text) = self.list_text(WHAT, &of, prefix, after, most).await? else {
             return Ok(Vec::new());
         };
         let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
@@ -687,7 +714,8 @@ impl Client {
     /// A page of the account's containers.
     pub(crate) async fn list_containers(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>> {
         const WHAT: &str = "list containers";
-        let Some(text) = self.list_text(WHAT, "", prefix, after).await? else { return Ok(Vec::new()) };
+        let most = self.limits.container_page;
+        let Some(text) = self.list_text(WHAT, "", prefix, after, most).await? else { return Ok(Vec::new()) };
         let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
         Ok(rows.into_iter().map(|row| row.name).filter(|name| !name.is_empty()).collect())
     }
@@ -698,10 +726,11 @@ impl Client {
         path: &str,
         prefix: &str,
         after: Option<&str>,
+        most: usize,
     ) -> Result<Option<Bytes>> {
         let marker = after.map(|after| format!("&marker={}", Location::encode_segment(after)));
         let prefix = Location::encode_segment(prefix);
-        let path = format!("{path}?format=json&limit={PAGE}&prefix={prefix}{}", marker.unwrap_or_default());
+        let path = format!("{path}?format=json&limit={most}&prefix={prefix}{}", marker.unwrap_or_default());
         let reply = self.call(what, Method::GET, &path, CALL, |call| call).await?;
         match reply.status().as_u16() {
             404 | 204 => Ok(None),
@@ -710,6 +739,36 @@ impl Client {
                 Ok(Some(reply.bytes().await.map_err(|e| of_reqwest(what, e))?))
             }
         }
+    }
+}
+
+/// What was received, in buffers of megabytes: whatever comes after it does something for each piece, and the network
+/// gives hundreds of them.
+struct Gathered {
+    pool: Pool,
+    full: Vec<Bytes>,
+    filling: Option<Buffer>,
+}
+
+impl Gathered {
+    fn new(pool: &Pool) -> Self {
+        Self { pool: pool.clone(), full: Vec::new(), filling: None }
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let buffer = self.filling.get_or_insert_with(|| self.pool.take());
+            let taken = buffer.fill(bytes);
+            bytes = &bytes[taken..];
+            if buffer.room() == 0 {
+                self.full.extend(self.filling.take().map(Buffer::freeze));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.full.extend(self.filling.take().map(Buffer::freeze));
+        self.full
     }
 }
 
@@ -899,6 +958,8 @@ struct Info {
 #[serde(default)]
 struct InfoSwift {
     max_file_size: Option<u64>,
+    container_listing_limit: Option<usize>,
+    account_listing_limit: Option<usize>,
     /// Ceph does not say it.
     max_meta_count: Option<u64>,
 }
@@ -926,6 +987,10 @@ impl Limits {
     fn new(config: &SwiftConfig, info: &Info) -> Self {
         let slo = info.slo.as_ref();
         let silent = info.swift.is_none() && slo.is_none();
+        // More than the limit is refused, not cut.
+        let page = |limit: fn(&InfoSwift) -> Option<usize>| {
+            info.swift.as_ref().and_then(limit).map_or(PAGE, |limit| limit.clamp(1, PAGE))
+        };
         Self {
             max_file_size: info.swift.as_ref().and_then(|swift| swift.max_file_size).unwrap_or(5 << 30),
             max_segments: slo.and_then(|slo| slo.max_manifest_segments).unwrap_or(1000).clamp(1, 1000),
@@ -942,11 +1007,44 @@ impl Limits {
                 Some(bulk) => bulk.max_deletes_per_request.unwrap_or(1000),
                 None => 0,
             },
+            page: page(|swift| swift.container_listing_limit),
+            container_page: page(|swift| swift.account_listing_limit),
             // Who does not say which digests it takes is too old for SHA-256.
             temp_url: silent
                 || info.tempurl.as_ref().is_some_and(|t| t.allowed_digests.iter().any(|d| d == "sha256")),
             checksum: config.checksum == Checksum::Md5,
         }
+    }
+}
+
+/// Lets every parser of answers see a text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all(text: &[u8]) {
+    for status in [200, 202, 400] {
+        let _ = outcome("write x", status, None, text);
+    }
+    if let Some(segments) = segments(text) {
+        assert!(segments.iter().all(|segment| !segment.container.is_empty() && !segment.name.is_empty()));
+    }
+    if let Ok(rows) = serde_json::from_slice::<Vec<Row>>(text) {
+        rows.into_iter().filter_map(Row::listed).for_each(|listed| assert!(!listed.name.is_empty()));
+    }
+    if let Ok(info) = serde_json::from_slice::<Info>(text) {
+        let limits = Limits::new(&SwiftConfig::new("c"), &info);
+        assert!(limits.max_segments > 0 && limits.page > 0 && limits.container_page > 0);
+    }
+    let text = String::from_utf8_lossy(text);
+    let mut headers = HeaderMap::new();
+    for (name, line) in
+        ["content-range", "etag", "content-length", &format!("{META}00")].into_iter().zip(text.lines())
+    {
+        if let (Ok(name), Ok(line)) = (name.parse::<reqwest::header::HeaderName>(), line.parse()) {
+            headers.insert(name, line);
+        }
+    }
+    let _ = (first_byte(&headers), etag(&headers), number(&headers, "content-length"));
+    if let Some(Kept::Here(json)) = kept(&headers) {
+        let _ = Meta::from_json(&json);
     }
 }
 
@@ -1018,11 +1116,54 @@ mod tests {
         }
 
         #[test]
-        fn no_answer_makes_the_parsers_panic(text in "\\PC{0,200}", json in "[\\[\\]{}\",:a-zA-Z 0-9]{0,80}") {
-            for text in [text.as_bytes(), json.as_bytes()] {
-                let _ = (segments(text), outcome("x", 202, None, text));
-                let _ = serde_json::from_slice::<Vec<Row>>(text).map(|rows| rows.into_iter().map(Row::listed).count());
+        fn no_answer_makes_the_parsers_panic(
+            text in "\\PC{0,200}",
+            json in "[\\[\\]{}\",:a-zA-Z 0-9]{0,80}",
+            near in near_answers(),
+        ) {
+            for text in [&text, &json, &near] {
+                parse_all(text.as_bytes());
             }
         }
+    }
+
+    /// What looks like an answer, with odd values.
+    fn near_answers() -> impl Strategy<Value = String> {
+        let keys = [
+            "name",
+            "bytes",
+            "hash",
+            "range",
+            "data",
+            "sub_slo",
+            "slo_etag",
+            "last_modified",
+            "swift",
+            "slo",
+            "max_file_size",
+            "max_manifest_segments",
+            "Response Status",
+            "Errors",
+            "Etag",
+        ];
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string()),
+            "\"(/[a-z.]{0,3}){0,3}\"",
+            "\"[0-9]{3} [A-Za-z]{0,5}\"",
+            Just("true".to_owned()),
+            Just("[[\"/c/a\", \"404 Not Found\"]]".to_owned()),
+            Just("{}".to_owned()),
+            Just("null".to_owned()),
+        ];
+        let object = proptest::collection::vec((proptest::sample::select(keys.to_vec()), leaf), 0..6)
+            .prop_map(|pairs| {
+                let pairs: Vec<String> =
+                    pairs.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+                format!("{{{}}}", pairs.join(", "))
+            });
+        (proptest::collection::vec(object, 1..4), any::<bool>()).prop_map(|(objects, list)| match list {
+            true => format!("[{}]", objects.join(", ")),
+            false => objects.concat(),
+        })
     }
 }

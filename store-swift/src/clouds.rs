@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use store_core::{Error, ErrorKind, Result, Secret};
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) fn find(config: &SwiftConfig, env: &dyn Fn(&str) -> Option<String>) -
             let text = "`cloud` names credentials, and the settings have others";
             return Err(Error::new(ErrorKind::Invalid, text).with_hint("keep one of both"));
         }
-        None if own.is_empty() => Given::of_env(env),
+        None if own.is_empty() => Given::of_env(env)?,
         None => own,
     };
     given.access(config)
@@ -44,6 +44,7 @@ struct Given {
     token: Option<Secret>,
     region: Option<String>,
     interface: Option<String>,
+    service_type: Option<String>,
     endpoint: Option<String>,
     ca_file: Option<PathBuf>,
 }
@@ -88,24 +89,29 @@ impl Given {
     }
 
     /// The variables that `openstack`, and `swift` with version 1, read.
-    fn of_env(env: &dyn Fn(&str) -> Option<String>) -> Self {
+    fn of_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let get = |names: &[&str]| names.iter().find_map(|name| env(name).filter(|text| !text.is_empty()));
         if let (Some(url), Some(user)) = (get(&["ST_AUTH"]), get(&["ST_USER"])) {
-            return Self {
+            return Ok(Self {
                 auth_url: Some(url),
                 v1: Some(true),
                 user: Named { name: Some(user), ..Named::default() },
                 password: get(&["ST_KEY"]).map(Secret::new),
                 ca_file: get(&["OS_CACERT"]).map(Into::into),
                 ..Self::default()
-            };
+            });
+        }
+        for name in ["OS_TRUST_ID", "OS_SYSTEM_SCOPE", "OS_PASSCODE", "OS_CERT", "OS_KEY"] {
+            if get(&[name]).is_some() {
+                return Err(not_followed(name, "the environment"));
+            }
         }
         let domain = || get(&["OS_DEFAULT_DOMAIN_NAME"]);
         let domain_id = || get(&["OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"]);
         let version = get(&["OS_IDENTITY_API_VERSION", "OS_AUTH_VERSION"]);
-        Self {
+        Ok(Self {
             auth_url: get(&["OS_AUTH_URL"]),
-            v1: version.map(|version| version.starts_with('1')),
+            v1: is_v1(get(&["OS_AUTH_TYPE"]).as_deref(), version.as_deref())?,
             user: Named {
                 id: get(&["OS_USER_ID"]),
                 name: get(&["OS_USERNAME"]),
@@ -125,9 +131,10 @@ impl Given {
             token: get(&["OS_AUTH_TOKEN"]).map(Secret::new).filter(|_| get(&["OS_STORAGE_URL"]).is_some()),
             region: get(&["OS_REGION_NAME"]),
             interface: get(&["OS_INTERFACE", "OS_ENDPOINT_TYPE"]),
+            service_type: get(&["OS_SERVICE_TYPE"]),
             endpoint: get(&["OS_STORAGE_URL"]),
             ca_file: get(&["OS_CACERT"]).map(Into::into),
-        }
+        })
     }
 
     /// An entry of `clouds.yaml`, with what `secure.yaml` beside it adds.
@@ -153,16 +160,12 @@ impl Given {
     }
 
     fn of_entries(cloud: Cloud, secret: Cloud) -> Result<Self> {
-        if cloud.verify == Some(false) {
-            let text = "`verify: false` in clouds.yaml is not followed";
-            return Err(Error::new(ErrorKind::Invalid, text)
-                .with_hint("name the authority that signed the server's certificate in `cacert`"));
+        for cloud in [&cloud, &secret] {
+            cloud.check()?;
         }
+        let region = cloud.region()?;
         let version = cloud.identity_api_version.as_ref().map(Text::text);
-        let v1 = match cloud.auth_type.as_deref() {
-            Some(kind) => Some(kind.starts_with("v1")),
-            None => version.map(|version| version.starts_with('1')),
-        };
+        let v1 = is_v1(cloud.auth_type.as_deref(), version.as_deref())?;
         let a = cloud.auth;
         let s = secret.auth;
         let domain = a.domain_name.or(a.default_domain_name);
@@ -190,9 +193,10 @@ impl Given {
                 .or(a.application_credential_secret)
                 .map(|text| Secret::new(text.text())),
             token: s.token.or(a.token).map(Secret::new),
-            region: cloud.region_name,
-            interface: cloud.interface.or(cloud.endpoint_type),
-            endpoint: cloud.object_store_endpoint_override,
+            region,
+            interface: cloud.object_store_interface.or(cloud.interface).or(cloud.endpoint_type),
+            service_type: cloud.object_store_service_type,
+            endpoint: cloud.object_store_endpoint_override.or(cloud.object_store_endpoint),
             ca_file: cloud.cacert.map(Into::into),
         })
     }
@@ -260,7 +264,10 @@ impl Given {
                 "public" => interface.unwrap_or_else(|| "public".to_owned()),
                 other => other.to_owned(),
             },
-            service_type: config.service_type.clone(),
+            service_type: match config.service_type.as_str() {
+                "object-store" => self.service_type.unwrap_or_else(|| "object-store".to_owned()),
+                other => other.to_owned(),
+            },
             endpoint,
             ca_file: config.ca_file.clone().or(self.ca_file),
         })
@@ -309,11 +316,113 @@ struct Cloud {
     auth_type: Option<String>,
     identity_api_version: Option<Text>,
     region_name: Option<String>,
+    regions: Vec<Region>,
     interface: Option<String>,
     endpoint_type: Option<String>,
+    object_store_interface: Option<String>,
+    object_store_region_name: Option<String>,
+    object_store_service_type: Option<String>,
     object_store_endpoint_override: Option<String>,
+    object_store_endpoint: Option<String>,
     cacert: Option<String>,
     verify: Option<bool>,
+    insecure: Option<bool>,
+    // What changes whom one speaks to, or as whom, and is not followed.
+    profile: Option<IgnoredAny>,
+    cloud: Option<IgnoredAny>,
+    cert: Option<IgnoredAny>,
+    key: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Region {
+    Name(String),
+    Full {
+        name: String,
+        #[serde(default)]
+        values: BTreeMap<String, IgnoredAny>,
+    },
+}
+
+impl Cloud {
+    /// Finds what would be passed over in silence.
+    fn check(&self) -> Result<()> {
+        if self.verify == Some(false) || self.insecure == Some(true) {
+            let key = if self.verify == Some(false) { "verify: false" } else { "insecure: true" };
+            return Err(Error::new(ErrorKind::Invalid, format!("`{key}` in clouds.yaml is not followed"))
+                .with_hint("name the authority that signed the server's certificate in `cacert`"));
+        }
+        let given = [
+            ("profile", &self.profile),
+            ("cloud", &self.cloud),
+            ("cert", &self.cert),
+            ("key", &self.key),
+            ("trust_id", &self.auth.trust_id),
+            ("system_scope", &self.auth.system_scope),
+            ("passcode", &self.auth.passcode),
+        ];
+        match given.iter().find(|(_, value)| value.is_some()) {
+            Some((key, _)) => Err(not_followed(key, "clouds.yaml")),
+            None => Ok(()),
+        }
+    }
+
+    /// The region that is named, else the first of the list.
+    fn region(&self) -> Result<Option<String>> {
+        let named = self.object_store_region_name.as_ref().or(self.region_name.as_ref());
+        let names: Vec<&String> = self
+            .regions
+            .iter()
+            .map(|region| match region {
+                Region::Name(name) => Ok(name),
+                Region::Full { name, values } if values.is_empty() => Ok(name),
+                Region::Full { .. } => Err(not_followed("regions: values", "clouds.yaml")),
+            })
+            .collect::<Result<_>>()?;
+        match named {
+            Some(name) if !names.is_empty() && !names.contains(&name) => {
+                let text = format!("the region {name:?} is none of the cloud's `regions`");
+                Err(Error::new(ErrorKind::Invalid, text).with_hint("correct `region_name` in clouds.yaml"))
+            }
+            named => Ok(named.or(names.first().copied()).cloned()),
+        }
+    }
+}
+
+/// Passing it over would lead elsewhere than it does with OpenStack's own clients.
+fn not_followed(key: &str, whose: &str) -> Error {
+    let hint = match key {
+        "profile" | "cloud" => "write what the profile says, such as `auth_url`, into the entry itself",
+        "cert" | "key" | "OS_CERT" | "OS_KEY" => "certificates of clients are not supported",
+        "trust_id" | "OS_TRUST_ID" => {
+            "trusts are not supported: use an application credential, or `service_user` with a token"
+        }
+        _ => "remove it, or use other credentials",
+    };
+    Error::new(ErrorKind::Invalid, format!("`{key}` in {whose} is not followed")).with_hint(hint)
+}
+
+/// Whether tokens are had with version 1, if that is said.
+fn is_v1(auth_type: Option<&str>, version: Option<&str>) -> Result<Option<bool>> {
+    match (auth_type, version) {
+        (Some("v1password"), _) => Ok(Some(true)),
+        (Some("v3password" | "v3token" | "v3applicationcredential"), _) => Ok(Some(false)),
+        (Some("password" | "token"), None) | (None, None) => Ok(None),
+        (Some("password" | "token") | None, Some(version)) => match version.chars().next() {
+            Some('1') => Ok(Some(true)),
+            Some('3') => Ok(Some(false)),
+            _ => {
+                Err(Error::new(ErrorKind::Invalid, format!("version {version:?} of Keystone is not spoken"))
+                    .with_hint("set the version of the identity API to 3"))
+            }
+        },
+        (Some(other), _) => {
+            let text = format!("credentials of the type {other:?} are not supported");
+            Err(Error::new(ErrorKind::Invalid, text)
+                .with_hint("use a password, an application credential, or a token"))
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -339,6 +448,9 @@ struct Auth {
     application_credential_id: Option<String>,
     application_credential_name: Option<String>,
     application_credential_secret: Option<Text>,
+    trust_id: Option<IgnoredAny>,
+    system_scope: Option<IgnoredAny>,
+    passcode: Option<IgnoredAny>,
 }
 
 /// Passwords and versions are often written without quotes.
@@ -356,6 +468,17 @@ impl Text {
             Self::Quoted(text) => text.clone(),
             Self::Whole(number) => number.to_string(),
             Self::Fraction(number) => number.to_string(),
+        }
+    }
+}
+
+/// Lets a text be read as `clouds.yaml`, and each of its entries as credentials.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all(text: &str) {
+    if let Ok(Clouds { clouds }) = parse(text) {
+        for cloud in clouds.into_values() {
+            let given = Given::of_entries(cloud, Cloud::default());
+            let _ = given.and_then(|given| given.access(&SwiftConfig::new("c")));
         }
     }
 }
@@ -388,8 +511,12 @@ clouds:
   old:
     auth_type: v1password
     auth: {auth_url: "http://swift/auth/v1.0", username: "images:glance", password: 123456}
-  careless:
-    verify: false
+  regional:
+    regions: [one, {name: two}]
+    object_store_service_type: objects
+    object_store_interface: admin
+    interface: internal
+    object_store_endpoint: http://swift
     auth: {auth_url: "https://k/v3", username: u, password: p, project_name: x}
 "#;
 
@@ -419,8 +546,42 @@ clouds:
         assert!(matches!(find("app").unwrap().identity, Identity::Application { id: Some(_), .. }));
         let Identity::V1 { key, .. } = find("old").unwrap().identity else { panic!("not version 1") };
         assert_eq!(key.expose(), "123456");
-        for bad in ["careless", "missing"] {
-            assert_eq!(find(bad).unwrap_err().kind(), ErrorKind::Invalid);
+        let regional = find("regional").unwrap();
+        assert_eq!((regional.region.as_deref(), regional.interface.as_str()), (Some("one"), "admin"));
+        assert_eq!(
+            (regional.service_type.as_str(), regional.endpoint.as_deref()),
+            ("objects", Some("http://swift"))
+        );
+        assert_eq!(find("missing").unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn what_is_not_followed_is_refused() {
+        for (line, named) in [
+            ("verify: false", "`verify: false`"),
+            ("insecure: true", "`insecure: true`"),
+            ("profile: vendor", "`profile`"),
+            ("cloud: vendor", "`cloud`"),
+            ("cert: /etc/client.pem", "`cert`"),
+            ("regions: [{name: one, values: {auth: {}}}]", "`regions: values`"),
+            ("regions: [one]\n    region_name: two", "\"two\""),
+            ("auth_type: v3oidcpassword", "\"v3oidcpassword\""),
+            ("identity_api_version: 2.0", "\"2\""),
+        ] {
+            let text = format!("clouds:\n  a:\n    {line}\n    auth: {{auth_url: https://k/v3}}");
+            let cloud = parse(&text).unwrap().clouds.remove("a").unwrap();
+            let error = Given::of_entries(cloud, Cloud::default()).map(drop).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.hint().is_some(), "{line}");
+            assert!(error.message().contains(named), "{line}: {error}");
+        }
+        for key in ["trust_id", "system_scope", "passcode"] {
+            let cloud = parse(&format!("clouds: {{a: {{auth: {{{key}: x}}}}}}")).unwrap().clouds.remove("a");
+            let error = Given::of_entries(Cloud::default(), cloud.unwrap()).map(drop).unwrap_err();
+            assert!(error.message().contains(&format!("`{key}`")), "{error}");
+        }
+        for name in ["OS_TRUST_ID", "OS_CERT"] {
+            let env = |key: &str| (key == name || key == "OS_AUTH_URL").then(|| "http://k/v3".to_owned());
+            assert!(find(&config(), &env).unwrap_err().message().contains(name));
         }
     }
 
@@ -478,8 +639,19 @@ clouds:
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in "\\PC{0,80}", indent in "[ :\\-\\n{}\\[\\]a-z]{0,80}") {
-            let _ = (parse(&text), parse(&indent));
+        fn no_text_makes_the_parser_panic(
+            text in "\\PC{0,80}",
+            indent in "[ :\\-\\n{}\\[\\]a-z]{0,80}",
+            pairs in proptest::collection::vec(
+                ("(auth_url|username|password|region_name|regions|verify|auth_type|profile)", "[a-z0-9.:/\\[\\]{}~]{0,12}"),
+                0..5,
+            ),
+        ) {
+            parse_all(&text);
+            parse_all(&indent);
+            let pairs: String = pairs.iter().map(|(key, value)| format!("    {key}: {value}\n")).collect();
+            parse_all(&format!("clouds:\n  a:\n{pairs}"));
+            parse_all(&format!("clouds:\n  a:\n   auth:\n{pairs}"));
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use store_core::{Backend, Config, Error, ErrorKind, Result, Secret, Size, Span};
+use store_core::{Backend, BlobId, Config, Error, ErrorKind, Result, Secret, Size, Span};
 
 use crate::SwiftBackend;
 
@@ -313,6 +313,18 @@ impl SwiftConfig {
         if self.container_seed > 0 && self.multi_tenant {
             return invalid("`container_seed` makes no sense with `multi_tenant`".to_owned());
         }
+        // Containers named after ids of the greatest length, and those of their segments, still fit into 256 bytes.
+        let most = match (self.multi_tenant, self.container_seed) {
+            (true, _) => 256 - "_+segments".len() - BlobId::MAX_LEN,
+            (_, 1..) => 256 - "__segments".len() - 64,
+            _ => 200,
+        };
+        if self.container.len() > most {
+            return invalid(format!(
+                "`container` {:?} is too long to have ids behind it: at most {most} bytes",
+                self.container
+            ));
+        }
         let reference_fits = !self.reference.is_empty()
             && self.reference.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !reference_fits {
@@ -386,6 +398,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_named() {
         assert_eq!(check("container = 'c'").unwrap().window.0, 48 << 20);
+        assert!(check(&format!("container = '{}'\nmulti_tenant = true", "c".repeat(46))).is_ok());
         assert!(check("container = 'c'\nauth_url = 'http://127.0.0.1:5000/v3'\nprefix = 'a/b/'").is_ok());
         for (text, named) in [
             ("", "`container`"),
@@ -409,6 +422,8 @@ mod tests {
             ("container = 'c'\nexpire = '1ms'", "`expire`"),
             ("container = 'c'\ninterface = 'other'", "`interface`"),
             ("container = 'c'\npasword = 'hunter2'", "`pasword`"),
+            (&format!("container = '{}'\nmulti_tenant = true", "c".repeat(47)), "`container`"),
+            (&format!("container = '{}'\ncontainer_seed = 2", "c".repeat(183)), "`container`"),
         ] {
             let error = check(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");

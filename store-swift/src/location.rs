@@ -176,25 +176,41 @@ impl Place {
     }
 }
 
+/// Lets a text be read as a location of every kind of store; what is found has a location that leads to it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all(text: &str) {
+    let Ok(at) = text.parse::<Location>() else { return };
+    let (mut spread, mut tenant) = (place(), place());
+    (spread.seed, spread.prefix) = (2, "a/b".to_owned());
+    (tenant.multi_tenant, tenant.container) = (true, "g".to_owned());
+    for place in [place(), spread, tenant] {
+        let Ok(found) = place.find(&at) else { continue };
+        let again = place.location(&found.container, &found.name);
+        assert!(again.is_ok_and(|again| place.find(&again).is_ok_and(|again| again == found)), "{at}");
+        let _ = (place.blobs_of(&found.container), place.owner(&found.name));
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+fn place() -> Place {
+    Place {
+        reference: "ref1".into(),
+        storage: "http://swift:8080/v1/AUTH_images".into(),
+        auth: "http://keystone:5000/v3".into(),
+        user: Some("images:glance".into()),
+        container: "glance".into(),
+        segments: None,
+        prefix: String::new(),
+        seed: 0,
+        multi_tenant: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn place() -> Place {
-        Place {
-            reference: "ref1".into(),
-            storage: "http://swift:8080/v1/AUTH_images".into(),
-            auth: "http://keystone:5000/v3".into(),
-            user: Some("images:glance".into()),
-            container: "glance".into(),
-            segments: None,
-            prefix: String::new(),
-            seed: 0,
-            multi_tenant: false,
-        }
-    }
 
     #[test]
     fn glances_locations_lead_to_the_same_blob() {
@@ -288,10 +304,14 @@ mod tests {
         }
 
         #[test]
-        fn no_location_makes_it_panic(text in "(swift|swift\\+https?|swift\\+config):\\PC{0,60}") {
-            if let Ok(at) = text.parse::<Location>() {
-                let _ = place().find(&at);
-            }
+        fn what_is_found_leads_back(
+            text in "(swift|swift\\+https?|swift\\+config):\\PC{0,60}",
+            start in "swift\\+(config://ref1|http://swift:8080/v1/AUTH_images|http://images:glance:k@keystone:5000/v3)",
+            container in "(glance|glance_ab|g_a|g_a%2Bsegments)",
+            object in "[a-z%0-9A-F+_.]{0,8}",
+        ) {
+            parse_all(&text);
+            parse_all(&format!("{start}/{container}/{object}"));
         }
     }
 }

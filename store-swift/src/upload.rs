@@ -1,17 +1,16 @@
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes};
-use md5::{Digest, Md5};
+use bytes::Bytes;
 use store_core::{
     BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint,
-    buffer::{Buffer, Pool},
     driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
-    file::blocking,
 };
+use tokio::sync::OnceCell;
 
 use crate::{
     backend::{CHUNK, Shared},
     client::{Object, Segment, Tags},
+    sums::{Sums, md5},
 };
 
 /// Commit point: the `PUT` of the manifest, or of all of a small blob, with `If-None-Match: *`.
@@ -20,14 +19,16 @@ use crate::{
 /// no manifest can be written.
 pub(crate) struct SwiftUpload {
     target: Arc<Target>,
-    /// Buffers of the size of the next segment.
-    pool: Pool,
+    /// The size of the next segment.
+    next: u64,
     /// The size of segments after the first, and how large they may become.
     size: u64,
     most: u64,
     /// Segments grow as the upload does, since its length is not known.
     grows: bool,
-    filling: Option<Buffer>,
+    /// What the next segment has so far: the pieces as they came, since a copy of each byte costs.
+    filling: Vec<Bytes>,
+    filled: u64,
     /// Segments on their way.
     flying: InFlight<Request<Segment>>,
     segments: Vec<Segment>,
@@ -49,6 +50,8 @@ pub(crate) struct Target {
     pub(crate) segments: String,
     /// What the names of all that is staged start with.
     pub(crate) staged: String,
+    /// The MD5s of segments on their way.
+    sums: Arc<Sums>,
 }
 
 /// With an unknown length, segments double each time after so many.
@@ -78,14 +81,14 @@ impl SwiftUpload {
             Some(total) if total <= size => total.max(1),
             _ => size.min(CHUNK as u64),
         };
-        let pool = store.pool(first);
         Ok(Self {
             target: Arc::new(target),
-            pool,
+            next: first,
             size,
             most,
             grows: hint.total.is_none(),
-            filling: None,
+            filling: Vec::new(),
+            filled: 0,
             flying: InFlight::default(),
             segments: Vec::new(),
             groups: Vec::new(),
@@ -96,16 +99,15 @@ impl SwiftUpload {
 
     async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
-            if self.filling.as_ref().is_some_and(|buffer| buffer.room() == 0) {
+            if self.filled == self.next {
                 self.send().await?;
             }
-            if self.filling.is_none() {
+            if self.filling.is_empty() {
                 self.make_room().await?;
             }
-            let pool = &self.pool;
-            let buffer = self.filling.get_or_insert_with(|| pool.take());
-            let taken = buffer.fill(&bytes);
-            bytes.advance(taken);
+            let piece = bytes.split_to(bytes.len().min((self.next - self.filled) as usize));
+            self.filled += piece.len() as u64;
+            self.filling.push(piece);
         }
         Ok(())
     }
@@ -114,7 +116,7 @@ impl SwiftUpload {
     async fn make_room(&mut self) -> Result<()> {
         let config = &self.target.store.config;
         let (window, most) = (config.window.0, config.concurrency as usize);
-        while !self.flying.has_room(self.pool.size() as u64, window, most) {
+        while !self.flying.has_room(self.next, window, most) {
             self.land().await?;
         }
         Ok(())
@@ -151,19 +153,22 @@ impl SwiftUpload {
         Ok(())
     }
 
-    /// Sends what is in the buffer as the next segment.
+    /// Sends what has been gathered as the next segment.
     async fn send(&mut self) -> Result<()> {
-        let Some(buffer) = self.filling.take() else { return Ok(()) };
-        let (number, bytes) = (self.started, buffer.freeze());
+        if self.filling.is_empty() {
+            return Ok(());
+        }
+        let (number, pieces) = (self.started, std::mem::take(&mut self.filling));
+        let len = std::mem::take(&mut self.filled);
         self.started += 1;
-        let (target, len) = (Arc::clone(&self.target), bytes.len() as u64);
-        self.flying.push(Request::spawn(async move { target.segment(number, bytes).await }), len);
+        let target = Arc::clone(&self.target);
+        self.flying.push(Request::spawn(async move { target.segment(number, pieces).await }), len);
         if number == 0 {
             self.land().await?;
-            self.pool = self.target.store.pool(self.size);
+            self.next = self.size;
         } else if self.grows && self.started.is_multiple_of(GROW_AFTER) && self.size * 2 <= self.most {
             self.size *= 2;
-            self.pool = self.target.store.pool(self.size);
+            self.next = self.size;
         }
         Ok(())
     }
@@ -171,7 +176,7 @@ impl SwiftUpload {
     /// What a commit makes visible.
     async fn body(&mut self) -> Result<Body> {
         if self.started == 0 {
-            return Ok(Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()));
+            return Ok(Body::Whole(std::mem::take(&mut self.filling)));
         }
         self.send().await?;
         while !self.flying.is_empty() {
@@ -256,7 +261,7 @@ pub(crate) enum Body {
     /// Objects that are there.
     Segments(Vec<Segment>),
     /// All of a small blob.
-    Whole(Bytes),
+    Whole(Vec<Bytes>),
 }
 
 fn segment_name(target: &Target, number: usize) -> String {
@@ -279,6 +284,7 @@ impl Target {
             container,
             token,
             store,
+            sums: Arc::default(),
         })
     }
 
@@ -297,21 +303,37 @@ impl Target {
     }
 
     /// Stores one segment, however often it takes.
-    async fn segment(&self, number: usize, bytes: Bytes) -> Result<Segment> {
+    async fn segment(&self, number: usize, pieces: Vec<Bytes>) -> Result<Segment> {
         let name = segment_name(self, number);
-        let md5 = self.md5(&bytes).await?;
-        let size = bytes.len() as u64;
-        let client = &self.store.client;
-        let put = || client.put(&self.segments, &name, bytes.clone(), md5.as_deref());
-        let etag = match again(put).await {
-            // The container of segments is made when the first one comes.
-            Err(error) if error.kind() == ErrorKind::NotFound && number == 0 => {
-                self.store.create(&self.segments).await?;
-                again(put).await.map_err(|error| no_container(error, &self.segments))?
+        let size = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let checked = self.store.client.limits.checksum;
+        let full = checked && self.sums.add(number, &pieces);
+        let sum = OnceCell::new();
+        // The server says the MD5 of what it has stored. It is not told ours: what comes of the wait until several
+        // segments are under way is that their MD5s cost a quarter.
+        let put = || async {
+            let etag = self.store.client.put(&self.segments, &name, &pieces).await?;
+            match checked {
+                true => same(sum.get_or_try_init(|| self.sums.of(number)).await?, etag),
+                false => Ok(etag),
             }
-            outcome => outcome.map_err(|error| no_container(error, &self.segments))?,
         };
-        let etag = if etag.is_empty() { md5.unwrap_or_default() } else { etag };
+        let stored = async {
+            match again(put).await {
+                // The container of segments is made when the first one comes.
+                Err(error) if error.kind() == ErrorKind::NotFound && number == 0 => {
+                    self.store.create(&self.segments).await?;
+                    again(put).await
+                }
+                outcome => outcome,
+            }
+        };
+        let (stored, ()) = tokio::join!(stored, async {
+            if full {
+                self.sums.compute(number).await;
+            }
+        });
+        let etag = stored.map_err(|error| no_container(error, &self.segments))?;
         Ok(Segment { container: self.segments.clone(), name, etag, size, is_list: false })
     }
 
@@ -329,22 +351,14 @@ impl Target {
         Ok(Segment { container: self.segments.clone(), name, etag, size: from.size, is_list: false })
     }
 
-    async fn md5(&self, bytes: &Bytes) -> Result<Option<String>> {
-        if !self.store.client.limits.checksum {
-            return Ok(None);
-        }
-        let bytes = bytes.clone();
-        blocking(move || Ok(Some(hex::encode(Md5::digest(&bytes))))).await
-    }
-
     /// Makes the object, and looks whether it is there and this upload's.
     pub(crate) async fn commit(&self, body: Body, meta: &Meta) -> Result<()> {
         let (tags, beside) = Tags::new(&self.token, meta, self.store.config.expire.map(|span| span.0));
         let client = &self.store.client;
         if beside {
-            let json = Bytes::from(meta.to_json());
+            let json = [Bytes::from(meta.to_json())];
             let sidecar = self.sidecar();
-            let put = || client.put(&self.segments, &sidecar, json.clone(), None);
+            let put = || client.put(&self.segments, &sidecar, &json);
             if let Err(error) = again(put).await {
                 if error.kind() != ErrorKind::NotFound {
                     return Err(error);
@@ -364,7 +378,7 @@ impl Target {
             _ => None,
         };
         let md5 = match &body {
-            Body::Whole(bytes) => self.md5(bytes).await?,
+            Body::Whole(pieces) if client.limits.checksum => Some(md5(pieces.clone()).await?),
             _ => None,
         };
         self.publish(&body, md5.as_deref(), &tags, dynamic.as_deref()).await?;
@@ -415,11 +429,9 @@ impl Target {
                 return if ours { Ok(()) } else { Err(Error::taken(&self.id)) };
             }
             let outcome = match body {
-                Body::Whole(bytes) => {
-                    client.put_blob(container, object, bytes.clone(), md5, tags, None).await
-                }
+                Body::Whole(pieces) => client.put_blob(container, object, pieces, md5, tags, None).await,
                 Body::Segments(_) if dynamic.is_some() => {
-                    client.put_blob(container, object, Bytes::new(), None, tags, dynamic).await
+                    client.put_blob(container, object, &[], None, tags, dynamic).await
                 }
                 Body::Segments(segments) => {
                     client.put_manifest(container, object, segments, Some(tags)).await.map(drop)
@@ -499,6 +511,19 @@ impl Target {
         // A name that is not there is deleted all the same: Swift then refuses what was sent before and comes later.
         self.store.client.delete_all(&self.segments, &names).await
     }
+}
+
+/// The entity tag of a segment, if the server has stored what it was sent.
+fn same(md5: &str, etag: String) -> Result<String> {
+    if etag == md5 {
+        return Ok(etag);
+    }
+    if etag.is_empty() {
+        let text = "the server does not say the MD5 of a segment that it stored";
+        return Err(Error::new(ErrorKind::Unsupported, text).with_hint("set `checksum` to \"none\""));
+    }
+    Err(Error::new(ErrorKind::Unavailable, "the server stored another segment than it was sent")
+        .with_hint("the bytes were damaged on their way"))
 }
 
 pub(crate) fn is_segment(name: &str) -> bool {

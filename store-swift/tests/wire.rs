@@ -21,22 +21,32 @@ use store_swift::{LargeObjects, SwiftBackend, SwiftConfig};
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod server;
 
-use server::{Raw, Server, container, map};
+use server::{
+    Raw, Server, container,
+    front::{Authority, Front},
+    map,
+};
 
 type Outcome = Result<(), String>;
 type Real = (&'static str, &'static LazyLock<Result<Server, String>>, fn(&Server) -> Outcome);
 
 /// One disk, Swift's own tokens.
-static PLAIN: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("wire", &[]));
+static PLAIN: LazyLock<Result<Server, String>> =
+    LazyLock::new(|| Server::start("wire", &["--dlo-rate", "1"]));
 /// Keystone, whose tokens live for some seconds.
 static KEYSTONE: LazyLock<Result<Server, String>> =
     LazyLock::new(|| Server::start("keystone", &["--keystone", "--token-life", "8"]));
-/// Small objects only, and few segments to a list.
-static SMALL: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start("small", &["--max-file-size", "3145728", "--max-segments", "8"]));
-/// Few requests a second, and no static large objects.
+/// Small objects only, few segments to a list, and few objects to an answer.
+static SMALL: LazyLock<Result<Server, String>> = LazyLock::new(|| {
+    Server::start("small", &["--max-file-size", "3145728", "--max-segments", "8", "--page", "7"])
+});
+/// Few requests a second, no static large objects, and no deletion of many at once.
 static SLOW: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start("slow", &["--rate", "8", "--without", "slo"]));
+    LazyLock::new(|| Server::start("slow", &["--rate", "8", "--without", "slo", "--without", "bulk"]));
+/// One that keeps its limits for itself, and does not wait for long.
+static SILENT: LazyLock<Result<Server, String>> = LazyLock::new(|| {
+    Server::start("silent", &["--without", "info", "--max-file-size", "3145728", "--client-timeout", "2"])
+});
 /// One whose services are stopped.
 static STOPPED: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("stopped", &[]));
 /// A full disk.
@@ -47,7 +57,10 @@ static FULL: LazyLock<Result<Server, String>> =
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn main() {
-    let tests: [Real; 24] = [
+    if let Ok(container) = std::env::var(CHILD) {
+        return child(&container);
+    }
+    let tests: Vec<Real> = vec![
         ("wrong_credentials_are_denied_and_not_shown", &PLAIN, wrong_credentials),
         ("a_missing_container_is_named", &PLAIN, missing_container),
         ("errors_name_the_transaction", &PLAIN, transactions),
@@ -62,6 +75,18 @@ fn main() {
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
         ("a_sweep_spares_what_others_wrote", &PLAIN, foreign_segments),
+        ("an_authority_of_ones_own_is_trusted_and_no_other", &PLAIN, authority),
+        ("an_authority_of_ones_own_signs_for_keystone_too", &KEYSTONE, keystone_authority),
+        ("what_is_damaged_on_its_way_is_sent_again", &PLAIN, damage),
+        ("stores_share_a_token", &PLAIN, shared_token),
+        ("a_token_that_the_server_forgets_is_renewed", &STOPPED, forgotten_token),
+        ("a_manifest_of_missing_segments_is_refused", &PLAIN, missing_segments),
+        ("a_list_of_parts_of_objects_is_read_as_a_whole", &PLAIN, parts_of_objects),
+        ("a_dynamic_large_object_waits_for_its_list", &STOPPED, dynamic_lag),
+        ("a_stalled_request_is_sent_again", &SILENT, stalled),
+        ("a_server_may_keep_its_limits_for_itself", &SILENT, silent),
+        ("long_lists_come_in_pages", &SMALL, pages),
+        ("clouds_and_the_environment_are_read", &KEYSTONE, clouds),
         ("a_small_limit_makes_small_segments", &SMALL, small_limit),
         ("many_segments_become_lists_of_lists", &SMALL, nested),
         ("a_throttled_upload_gets_through", &SLOW, throttled),
@@ -155,6 +180,20 @@ async fn holds_nothing(store: &Store, raw: &Raw, containers: &[&str]) -> Outcome
 }
 
 const MIB: usize = 1 << 20;
+
+/// What tells this program to store an image with the credentials of its environment, and to read it.
+const CHILD: &str = "STORE_SWIFT_CONTAINER";
+
+fn child(container: &str) {
+    let outcome = run(async {
+        let mut config = SwiftConfig::new(container);
+        config.create_container = true;
+        let store = open(&config).await?;
+        let at = text(put(&store, "image", &content(1000)).await)?;
+        reads(&store, &at, &content(1000)).await
+    });
+    outcome.unwrap();
+}
 
 fn nobody() -> Outcome {
     run(async {
@@ -356,16 +395,20 @@ fn expiry(server: &Server) -> Outcome {
     run(async {
         let mut config = server.config(&container());
         config.expire = Some(Span(Duration::from_secs(3)));
+        config.segment_size.0 = MIB as u64;
         let store = open(&config).await?;
-        let at = text(put(&store, "image", &content(10)).await)?;
+        let at = text(put(&store, "image", &content(3 * MIB)).await)?;
         for _ in 0..600 {
             match store.stat(&at).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
                 outcome => drop(text(outcome)?),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err("it is still there".to_owned())
+        refused(store.stat(&at).await, ErrorKind::NotFound, "")?;
+        // Its segments are those of no blob from then on.
+        let swept = text(store.sweep(Duration::ZERO).await)?;
+        check(swept.uploads == 1, format!("it swept {swept:?}"))
     })
 }
 
@@ -472,6 +515,383 @@ fn foreign_segments(server: &Server) -> Outcome {
         let left = raw.list(&format!("{name}_segments")).await?;
         check(left.iter().all(|name| name.starts_with("own/")), format!("{left:?} is left"))
     })
+}
+
+fn authority(server: &Server) -> Outcome {
+    let authority = Authority::new()?;
+    run(async {
+        let front = Front::start(server.get("ADDRESS"), Some(&authority), "").await?;
+        let port = front.addr.port();
+        let mut config = server.config(&container());
+        config.auth_url = Some(format!("https://localhost:{port}/auth/v1.0"));
+        // Swift does not know that there is TLS in front of it.
+        config.endpoint = Some(format!("https://localhost:{port}"));
+        config.segment_size.0 = MIB as u64;
+        refused(SwiftBackend::connect(&config).await, ErrorKind::Invalid, "`ca_file`")?;
+        config.ca_file = Some(authority.ca_file());
+        let store = open(&config).await?;
+        for len in [10, 5 * MIB + 3] {
+            let at = text(put(&store, &format!("image-{len}"), &content(len)).await)?;
+            reads(&store, &at, &content(len)).await?;
+        }
+        let mut other = config.clone();
+        // It is for another name.
+        other.auth_url = Some(format!("https://127.0.0.1:{port}/auth/v1.0"));
+        refused(SwiftBackend::connect(&other).await, ErrorKind::Invalid, "name that it is for")?;
+        other.auth_url = Some(format!("https://{}/auth/v1.0", server.get("ADDRESS")));
+        refused(SwiftBackend::connect(&other).await, ErrorKind::Invalid, "http://")?;
+        other.ca_file = Some(authority.ca_file().with_file_name("ext"));
+        let error = refused(SwiftBackend::connect(&other).await, ErrorKind::Invalid, "")?;
+        check(error.message().contains("`ca_file`"), format!("it fails with {error:?}"))?;
+        other.ca_file = Some("/nonexistent/ca.pem".into());
+        let error = SwiftBackend::connect(&other).await.map(drop).unwrap_err();
+        check(error.to_string().contains("`ca_file`"), format!("it fails with {error:?}"))
+    })
+}
+
+fn keystone_authority(server: &Server) -> Outcome {
+    let authority = Authority::new()?;
+    run(async {
+        let keystone = server.get("KEYSTONE_URL").split('/').nth(2).unwrap_or_default();
+        let keystone = Front::start(keystone, Some(&authority), "").await?;
+        let proxy = Front::start(server.get("KEYSTONE_ADDRESS"), Some(&authority), "").await?;
+        let mut config = server.keystone(&container());
+        config.auth_url = Some(format!("https://localhost:{}/v3", keystone.addr.port()));
+        config.endpoint = Some(format!("https://localhost:{}", proxy.addr.port()));
+        refused(SwiftBackend::connect(&config).await, ErrorKind::Invalid, "`ca_file`")?;
+        config.ca_file = Some(authority.ca_file());
+        let store = open(&config).await?;
+        let at = text(put(&store, "image", &content(3 * MIB)).await)?;
+        reads(&store, &at, &content(3 * MIB)).await
+    })
+}
+
+fn damage(server: &Server) -> Outcome {
+    run(async {
+        let front = Front::start(server.get("ADDRESS"), None, "").await?;
+        let name = container();
+        let mut config = server.config(&name);
+        config.endpoint = Some(format!("http://{}", front.addr));
+        config.segment_size.0 = MIB as u64;
+        let (store, raw) = (open(&config).await?, server.raw().await?);
+        // A blob in one piece, the first segment of one, and one of several that are on their way.
+        for (id, len, clean) in [("whole", MIB, 0), ("first", 6 * MIB, 0), ("later", 9 * MIB + 5, 3 * MIB)] {
+            let bytes = content(len);
+            let expect = if clean == 0 { Expect::new().size(len as u64) } else { Expect::new() };
+            let mut writer = text(store.upload(&id.parse().unwrap(), expect).await)?;
+            text(writer.write(bytes.slice(..clean)).await)?;
+            front.damage();
+            text(writer.write(bytes.slice(clean..)).await)?;
+            let blob = text(writer.finish().await)?;
+            check(front.has_damaged(), format!("nothing of {id} was damaged"))?;
+            reads(&store, &blob.location, &bytes).await?;
+            text(store.delete(&blob.location).await)?;
+        }
+        // Who asks for no check gets none.
+        config.checksum = store_swift::Checksum::None;
+        let careless = open(&config).await?;
+        front.damage();
+        let at = text(put(&careless, "careless", &content(6 * MIB)).await)?;
+        refused(careless.get(&at, ..).await, ErrorKind::Corrupt, "another copy")?;
+        text(careless.delete(&at).await)?;
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
+    })
+}
+
+fn shared_token(server: &Server) -> Outcome {
+    run(async {
+        let front = Front::start(server.get("ADDRESS"), None, "GET /auth/v1.0").await?;
+        let mut config = server.config(&container());
+        config.auth_url = Some(format!("http://{}/auth/v1.0", front.addr));
+        let stores = futures::future::try_join_all((0..4).map(|_| open(&config))).await?;
+        let puts = stores.iter().enumerate().map(|(n, store)| {
+            let id = format!("image-{n}");
+            async move { text(put(store, &id, &content(10)).await) }
+        });
+        futures::future::try_join_all(puts).await?;
+        check(front.count() == 1, format!("tokens were asked for {} times", front.count()))
+    })
+}
+
+fn forgotten_token(server: &Server) -> Outcome {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    run(async {
+        let front = Front::start(server.get("ADDRESS"), None, "GET /auth/v1.0").await?;
+        let name = container();
+        let mut config = server.config(&name);
+        config.auth_url = Some(format!("http://{}/auth/v1.0", front.addr));
+        config.segment_size.0 = MIB as u64;
+        let store = open(&config).await?;
+        let bytes = content(9 * MIB);
+        let mut writer = text(store.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(bytes.slice(..4 * MIB)).await)?;
+        server.forget()?;
+        text(writer.write(bytes.slice(4 * MIB..)).await)?;
+        let blob = text(writer.finish().await)?;
+        check(front.count() == 2, format!("tokens were asked for {} times", front.count()))?;
+        server.forget()?;
+        reads(&store, &blob.location, &bytes).await?;
+        check(front.count() == 3, format!("tokens were asked for {} times", front.count()))?;
+        // One that cannot be renewed is refused at last.
+        let raw = server.raw().await?;
+        let mut given = SwiftConfig::new(&name);
+        given.token = Some(Secret::new(raw.token()));
+        given.endpoint = Some(raw.storage.clone());
+        let given = open(&given).await?;
+        reads(&given, &blob.location, &bytes).await?;
+        server.forget()?;
+        refused(given.get(&blob.location, ..).await, ErrorKind::Denied, "token").map(drop)
+    })
+}
+
+fn missing_segments(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (store, raw) = (open(&config).await?, server.raw().await?);
+        let segments = format!("{name}_segments");
+        // Of more than twenty segments, the outcome comes behind a status that means nothing.
+        for (len, harm, kind) in [
+            (4 * MIB, "delete", ErrorKind::NotFound),
+            (4 * MIB, "replace", ErrorKind::Corrupt),
+            (25 * MIB, "delete", ErrorKind::NotFound),
+            (25 * MIB, "replace", ErrorKind::Corrupt),
+        ] {
+            let mut writer = text(store.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+            // Two beyond it are on their way, or stored, when this returns.
+            text(writer.write(content(len)).await)?;
+            let listed = raw.list(&segments).await?;
+            let first = listed.first().ok_or("no segment is there")?;
+            let path = format!("/{segments}/{first}");
+            match harm {
+                "delete" => raw.delete(&path).await?,
+                _ => raw.put(&path, content(2 * MIB + 1).slice(1..)).await?,
+            }
+            refused(writer.finish().await, kind, "")?;
+            store.settle().await;
+            refused(store.locate(&"image".parse().unwrap()).await, ErrorKind::NotFound, "")?;
+        }
+        holds_nothing(&store, &raw, &[&name, &segments]).await
+    })
+}
+
+fn parts_of_objects(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (store, raw) = (open(&server.config(&name)).await?, server.raw().await?);
+        let bytes = content(2 * MIB);
+        raw.send(Method::PUT, &format!("/{name}_other"), &[]).await?;
+        raw.put(&format!("/{name}_other/a"), bytes.clone()).await?;
+        raw.put(&format!("/{name}_other/b"), bytes.clone()).await?;
+        let list = serde_json::json!([
+            { "path": format!("/{name}_other/a"), "range": "0-999999" },
+            { "path": format!("/{name}_other/b"), "range": "500000-1499999" },
+        ]);
+        raw.put(&format!("/{name}/image?multipart-manifest=put"), list.to_string()).await?;
+        let expected = Bytes::from([&bytes[..1_000_000], &bytes[500_000..1_500_000]].concat());
+        let at = text(store.locate(&"image".parse().unwrap()).await)?;
+        reads(&store, &at, &expected).await?;
+        // What is in the middle of it breaks the answer off; what is at its start is told by a status.
+        for gone in ["b", "a"] {
+            raw.delete(&format!("/{name}_other/{gone}")).await?;
+            refused(store.get(&at, ..).await, ErrorKind::Corrupt, "another copy")?;
+        }
+        text(store.delete(&at).await)?;
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_other")]).await
+    })
+}
+
+fn dynamic_lag(server: &Server) -> Outcome {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    run(async {
+        let mut config = server.config(&container());
+        (config.large_objects, config.segment_size.0) = (LargeObjects::Dynamic, MIB as u64);
+        let store = open(&config).await?;
+        let (id, bytes): (BlobId, _) = ("image".parse().unwrap(), content(5 * MIB));
+        let mut writer = text(store.upload(&id, Expect::new()).await)?;
+        text(writer.write(bytes.slice(..3 * MIB)).await)?;
+        server.pause("container")?;
+        // They are stored, and the list does not know them: as a large object it would be a shorter one.
+        let written = writer.write(bytes.slice(3 * MIB..)).await;
+        let finished = match written {
+            Ok(()) => writer.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        server.resume("container")?;
+        server.update()?;
+        refused(finished, ErrorKind::Unavailable, "")?;
+        store.settle().await;
+        text(store.sweep(Duration::ZERO).await)?;
+        refused(store.locate(&id).await, ErrorKind::NotFound, "")?;
+        let at = text(put(&store, "image", &bytes).await)?;
+        reads(&store, &at, &bytes).await
+    })
+}
+
+fn stalled(server: &Server) -> Outcome {
+    run(async {
+        let raw = server.raw().await?;
+        let name = container();
+        raw.send(Method::PUT, &format!("/{name}"), &[]).await?;
+        // So does the server answer who goes on too late: 408, or 499 if it takes that for the end.
+        let late = futures::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_secs(if sent == 0 { 0 } else { 20 })).await;
+            (sent < 2).then(|| (Ok::<_, std::io::Error>(content(1000)), sent + 1))
+        });
+        let body = reqwest::Body::wrap_stream(late);
+        let (path, headers) = (format!("/{name}/late"), map(&[("content-length", "2000")]));
+        let answer = raw.call(Method::PUT, &path, headers, body).await.map(drop);
+        let given_up = answer.as_ref().is_err_and(|error| error.contains("408") || error.contains("499"));
+        check(given_up, format!("it answers {answer:?}"))?;
+
+        let proxy =
+            conformance_tests::Proxy::start(server.get("ADDRESS")).await.map_err(|e| e.to_string())?;
+        let mut config = server.config(&name);
+        config.endpoint = Some(format!("http://{}", proxy.addr()));
+        config.segment_size.0 = MIB as u64;
+        let store = open(&config).await?;
+        let bytes = content(6 * MIB);
+        let mut writer = text(store.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(bytes.slice(..2 * MIB)).await)?;
+        // A source may take its time: what it gives is sent when there is enough.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        text(writer.write(bytes.slice(2 * MIB..3 * MIB)).await)?;
+        proxy.inject(conformance_tests::Fault::Stall);
+        let rest = async {
+            text(writer.write(bytes.slice(3 * MIB..)).await)?;
+            text(writer.finish().await)
+        };
+        let healed = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            proxy.inject(conformance_tests::Fault::Heal);
+        };
+        let (blob, ()) = tokio::join!(rest, healed);
+        reads(&store, &blob?.location, &bytes).await?;
+        text(store.sweep(Duration::ZERO).await).map(drop)
+    })
+}
+
+fn silent(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let mut config = server.config(&name);
+        config.segment_size.0 = 2 * MIB as u64;
+        let (store, raw) = (open(&config).await?, server.raw().await?);
+        let bytes = content(7 * MIB + 5);
+        let at = text(put(&store, "image", &bytes).await)?;
+        reads(&store, &at, &bytes).await?;
+        refused(put(&store, "image", &bytes).await, ErrorKind::AlreadyExists, "")?;
+        let copy = text(store.copy(&at, &"copy".parse().unwrap(), |_| {}).await)?;
+        reads(&store, &copy.location, &bytes).await?;
+        for at in [&at, &copy.location] {
+            text(store.delete(at).await)?;
+        }
+        // Its largest object is not known before it says so.
+        config.segment_size.0 = 5 * MIB as u64;
+        let large = put(&open(&config).await?, "large", &content(9 * MIB)).await;
+        refused(large, ErrorKind::Unsupported, "`segment_size`")?;
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
+    })
+}
+
+fn pages(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (store, raw) = (open(&config).await?, server.raw().await?);
+        let ids: Vec<String> = (0..20).map(|n| format!("image-{n:02}")).collect();
+        for id in &ids {
+            text(put(&store, id, &content(10)).await)?;
+        }
+        let found = async |store: &Store| {
+            let listed: Vec<_> = text(store.list().try_collect().await)?;
+            let mut found: Vec<String> = listed.iter().map(|entry| entry.id.to_string()).collect();
+            found.sort();
+            Ok::<_, String>((found, listed))
+        };
+        let (listed, entries) = found(&store).await?;
+        check(listed == ids, format!("it lists {listed:?}"))?;
+        // Three uploads of killed processes, whose segments are more than a page.
+        for id in ["a", "b", "c"] {
+            let mut writer = text(store.upload(&id.parse().unwrap(), Expect::new()).await)?;
+            text(writer.write(content(7 * MIB)).await)?;
+            std::mem::forget(writer);
+        }
+        let swept = text(open(&config).await?.sweep(Duration::ZERO).await)?;
+        check(swept.uploads == 3, format!("it swept {swept:?}"))?;
+        for entry in &entries {
+            text(store.delete(&entry.location).await)?;
+        }
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await?;
+        config.container_seed = 2;
+        let spread = open(&config).await?;
+        let ids: Vec<String> = (0..9).map(|n| format!("{n}{n}-image")).collect();
+        for id in &ids {
+            text(put(&spread, id, &content(10)).await)?;
+        }
+        let (listed, _) = found(&spread).await?;
+        check(listed == ids, format!("it lists {listed:?}"))
+    })
+}
+
+fn clouds(server: &Server) -> Outcome {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let file = folder.path().join("clouds.yaml");
+    let (url, user, project) = (server.get("KEYSTONE_URL"), server.get("USERNAME"), server.get("PROJECT"));
+    let clouds = format!(
+        "clouds:\n  images:\n    auth: {{auth_url: '{url}', username: {user}, project_name: {project}, \
+         user_domain_name: Default, project_domain_id: default}}\n    regions: [RegionTwo, RegionOne]\n"
+    );
+    std::fs::write(&file, clouds).map_err(|e| e.to_string())?;
+    let secure = format!("clouds: {{images: {{auth: {{password: '{}'}}}}}}\n", server.get("PASSWORD"));
+    std::fs::write(folder.path().join("secure.yaml"), secure).map_err(|e| e.to_string())?;
+    let name = container();
+    run(async {
+        let mut config = SwiftConfig::new(&name);
+        config.create_container = true;
+        (config.cloud, config.clouds_file) = (Some("images".to_owned()), Some(file.clone()));
+        let backend = text(SwiftBackend::connect(&config).await)?;
+        check(format!("{backend:?}").contains("http://localhost:"), format!("it uses {backend:?}"))?;
+        let store = Store::new("a", Arc::new(backend), quick());
+        let at = text(put(&store, "cloud", &content(1000)).await)?;
+        reads(&store, &at, &content(1000)).await?;
+        // The address of an administrator ends before the account.
+        config.interface = store_swift::Interface::Admin;
+        reads(&open(&config).await?, &at, &content(1000)).await?;
+        // Domains by name in the settings themselves.
+        let mut config = server.keystone(&name);
+        (config.user_domain, config.project_domain_id) =
+            (Some("Default".to_owned()), Some("default".to_owned()));
+        reads(&open(&config).await?, &at, &content(1000)).await?;
+        config.project_domain_id = Some("elsewhere".to_owned());
+        refused(SwiftBackend::connect(&config).await, ErrorKind::Denied, "domain").map(drop)
+    })?;
+    let file = file.display().to_string();
+    let by_name = [("OS_CLOUD", "images"), ("OS_CLIENT_CONFIG_FILE", &file)];
+    let by_hand = [
+        ("OS_AUTH_URL", url),
+        ("OS_USERNAME", user),
+        ("OS_PASSWORD", server.get("PASSWORD")),
+        ("OS_PROJECT_NAME", project),
+        ("OS_DEFAULT_DOMAIN", "default"),
+        ("OS_REGION_NAME", "RegionOne"),
+        ("OS_ENDPOINT_TYPE", "publicURL"),
+    ];
+    let version_1 = [
+        ("ST_AUTH", server.get("AUTH_URL")),
+        ("ST_USER", server.get("ACCOUNT_USER")),
+        ("ST_KEY", server.get("ACCOUNT_KEY")),
+    ];
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    for variables in [&by_name[..], &by_hand, &version_1] {
+        let child =
+            Command::new(&program).env_clear().env(CHILD, container()).envs(variables.to_vec()).output();
+        let child = child.map_err(|e| e.to_string())?;
+        check(child.status.success(), String::from_utf8_lossy(&child.stderr))?;
+    }
+    Ok(())
 }
 
 fn small_limit(server: &Server) -> Outcome {
@@ -642,6 +1062,14 @@ fn service_token(server: &Server) -> Outcome {
     })
 }
 
+/// Who may read a container may not write to it.
+async fn refused_by_acl(raw: &Raw, path: &str) -> Outcome {
+    match raw.send(Method::PUT, path, &[]).await {
+        Err(error) if error.contains("403") => Ok(()),
+        outcome => Err(format!("a write without the right to it: {outcome:?}")),
+    }
+}
+
 fn multi_tenant(server: &Server) -> Outcome {
     run(async {
         let name = container();
@@ -671,6 +1099,13 @@ fn multi_tenant(server: &Server) -> Outcome {
         let listed: Vec<_> = text(alice.list().try_collect().await)?;
         check(listed.len() == 1 && listed[0].size == bytes.len() as u64, format!("it lists {listed:?}"))?;
         text(alice.sweep(Duration::ZERO).await)?;
+        reads(&alice, &at, &bytes).await?;
+        let mut elsewhere_again = server.raw_keystone().await?;
+        elsewhere_again.storage = elsewhere.storage.clone();
+        refused_by_acl(&elsewhere_again, &format!("{}-beside", path(&glance))).await?;
+        text(alice.delete(&at).await)?;
+        let longest = "x".repeat(BlobId::MAX_LEN);
+        let at = text(put(&alice, &longest, &bytes).await)?;
         reads(&alice, &at, &bytes).await?;
         text(alice.delete(&at).await)?;
         let mut writer = text(alice.upload(&"other".parse().unwrap(), Expect::new()).await)?;
@@ -776,6 +1211,32 @@ fn glance(server: &Server) -> Outcome {
         let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
         if output.status.success() { Ok(lines) } else { Err(format!("glance_store fails: {said}")) }
     };
+    // swiftclient's own layout, with static and with dynamic large objects.
+    let image = folder.path().join("image");
+    std::fs::write(&image, content(3 * MIB + 5)).map_err(|e| e.to_string())?;
+    for (object, kind) in [("client-slo", "--use-slo"), ("client-dlo", "--use-dlo")] {
+        let output = Command::new(&python)
+            .args([
+                "-m",
+                "swiftclient.shell",
+                "-q",
+                "upload",
+                kind,
+                "-S",
+                "1048576",
+                "--object-name",
+                object,
+                &name,
+            ])
+            .arg(&image)
+            .envs([("OS_AUTH_URL", url), ("OS_USERNAME", server.get("USERNAME")), ("OS_PASSWORD", key)])
+            .envs([("OS_PROJECT_NAME", server.get("PROJECT")), ("OS_REGION_NAME", server.get("REGION"))])
+            .envs([("OS_USER_DOMAIN_ID", "default"), ("OS_PROJECT_DOMAIN_ID", "default")])
+            .env("OS_IDENTITY_API_VERSION", "3")
+            .output()
+            .map_err(|e| e.to_string())?;
+        check(output.status.success(), format!("swift: {}", String::from_utf8_lossy(&output.stderr)))?;
+    }
     // It cannot store what is no multiple of its segments and longer than one.
     let sizes = [10, 3 * 1_024_000];
     let images = |kind: &str| sizes.map(|size| format!("{kind}-{size}={size}"));
@@ -798,8 +1259,17 @@ fn glance(server: &Server) -> Outcome {
             text(store.delete(&at).await)?;
             refused(store.open(&at).await, ErrorKind::NotFound, "")?;
         }
+        for id in ["client-slo", "client-dlo"] {
+            let at = text(store.locate(&id.parse().unwrap()).await)?;
+            reads(&store, &at, &content(3 * MIB + 5)).await?;
+            text(store.delete(&at).await)?;
+        }
         // Only now: a token lives for seconds here.
-        let left = server.raw_keystone().await?.list(&name).await?;
-        check(left.is_empty(), format!("{left:?} is left"))
+        let raw = server.raw_keystone().await?;
+        for container in [name.clone(), format!("{name}_segments")] {
+            let left = raw.list(&container).await?;
+            check(left.is_empty(), format!("{left:?} is left in {container}"))?;
+        }
+        Ok(())
     })
 }

@@ -2,13 +2,18 @@
 
 use std::{
     collections::HashMap,
+    io::{Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use reqwest::{Method, Response, header::HeaderMap};
 use store_core::{Location, Secret};
 use store_swift::SwiftConfig;
+
+pub(crate) mod front;
 
 /// A server that runs until this process ends.
 #[derive(Clone, Debug)]
@@ -81,6 +86,20 @@ impl Server {
     /// Has the object server send the container server what it owes it.
     pub(crate) fn update(&self) -> Result<(), String> {
         script(self.script, &["update", &self.name]).map(drop)
+    }
+
+    /// Has it forget all tokens that it gave out: they are in memcached alone.
+    pub(crate) fn forget(&self) -> Result<(), String> {
+        // Its clock has seconds: what came in this one would stay.
+        std::thread::sleep(Duration::from_secs(2));
+        let ports = std::fs::read_to_string(Path::new(self.get("FOLDER")).join("ports"));
+        let ports = ports.map_err(|e| e.to_string())?;
+        let port = ports.lines().find_map(|line| line.strip_prefix("memcached=")).ok_or("no memcached")?;
+        let mut line = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(|e| e.to_string())?;
+        line.write_all(b"flush_all\r\nquit\r\n").map_err(|e| e.to_string())?;
+        let mut reply = String::new();
+        line.read_to_string(&mut reply).map_err(|e| e.to_string())?;
+        if reply.starts_with("OK") { Ok(()) } else { Err(reply) }
     }
 
     /// What the script printed.

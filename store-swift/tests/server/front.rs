@@ -1,0 +1,164 @@
+//! What stands between a client and a real server: an end of TLS, a line that damages bytes, a count of requests.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
+/// Passes on all that comes to a free port; on the runtime of its test, and for as long as that.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) addr: SocketAddr,
+    watched: Arc<Watched>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// The next connection to send so much gets a bit of it turned.
+    damages: AtomicBool,
+    /// What begins the requests that are counted.
+    counted: &'static str,
+    count: AtomicUsize,
+}
+
+/// Far behind the headers of a request, and within the body of one that has a megabyte.
+const DAMAGED_AT: usize = 300_000;
+
+impl Front {
+    pub(crate) async fn start(
+        target: &str,
+        tls: Option<&Authority>,
+        counted: &'static str,
+    ) -> Result<Self, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
+        let addr = listener.local_addr().map_err(|e| e.to_string())?;
+        let acceptor = tls.map(Authority::acceptor).transpose()?;
+        let watched = Arc::new(Watched { counted, ..Watched::default() });
+        let (target, shared) = (target.to_owned(), Arc::clone(&watched));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (target, acceptor, watched) = (target.clone(), acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    match acceptor {
+                        None => pass(client, server, &watched).await,
+                        Some(acceptor) => {
+                            // Whoever does not trust the certificate says so, and goes.
+                            if let Ok(client) = acceptor.accept(client).await {
+                                pass(client, server, &watched).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Ok(Self { addr, watched })
+    }
+
+    /// Turns one bit of the next long request.
+    pub(crate) fn damage(&self) {
+        self.watched.damages.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that has been done.
+    pub(crate) fn has_damaged(&self) -> bool {
+        !self.watched.damages.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.watched.count.load(Ordering::SeqCst)
+    }
+}
+
+async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, watched: &Watched) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (split(client), server.into_split());
+    let requests = async {
+        let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
+        while let Ok(len @ 1..) = from_client.read(&mut buffer).await {
+            if !watched.counted.is_empty() && buffer[..len].starts_with(watched.counted.as_bytes()) {
+                watched.count.fetch_add(1, Ordering::SeqCst);
+            }
+            passed += len;
+            if passed > DAMAGED_AT && watched.damages.swap(false, Ordering::SeqCst) {
+                buffer[len / 2] ^= 1;
+            }
+            if to_server.write_all(&buffer[..len]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_server.shutdown().await; // It may be gone already.
+    };
+    let replies = async {
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await; // Either side may break off.
+        let _ = to_client.shutdown().await;
+    };
+    tokio::join!(requests, replies);
+}
+
+/// An authority that nobody knows, with a certificate for `localhost`.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    folder: tempfile::TempDir,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let openssl = |arguments: &str| {
+            let output =
+                Command::new("openssl").args(arguments.split(' ')).current_dir(folder.path()).output();
+            let output = output.map_err(|e| format!("openssl cannot be run: {e}"))?;
+            match output.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+            }
+        };
+        std::fs::write(folder.path().join("ext"), "subjectAltName=DNS:localhost\n")
+            .map_err(|e| e.to_string())?;
+        openssl(
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-authority -keyout ca.key -out ca.pem",
+        )?;
+        openssl("req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr")?;
+        openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem",
+        )?;
+        Ok(Self { folder })
+    }
+
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.file("ca.pem")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(Path::new(name))
+    }
+
+    fn acceptor(&self) -> Result<TlsAcceptor, String> {
+        let certificate =
+            CertificateDer::from_pem_file(self.file("server.pem")).map_err(|e| format!("{e:?}"))?;
+        let key = PrivateKeyDer::from_pem_file(self.file("server.key")).map_err(|e| format!("{e:?}"))?;
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate], key));
+        Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| e.to_string())?)))
+    }
+}
