@@ -195,6 +195,7 @@ fn stopped_osd() -> Outcome {
         assert_kind(backend.delete(&at).await, ErrorKind::Unavailable);
         assert_kind(backend.list().try_collect::<Vec<_>>().await, ErrorKind::Unavailable);
         signal(server.0.osd, "CONT").unwrap();
+        until("the OSD has caught up", async || backend.open(&at).await.is_ok()).await;
         // The same handles work again, and nothing has happened meanwhile.
         let read: Vec<Bytes> = reader.stream(..)?.try_collect().await?;
         assert!(read.concat() == bytes);
