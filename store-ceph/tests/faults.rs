@@ -189,7 +189,16 @@ fn stopped_osd() -> Outcome {
         let reader = store.open(&at).await?;
         // One attempt each: the store would try again.
         let backend = CephBackend::connect(&config).await?;
+        let mut writer = store.upload(&"c".parse()?, Expect::new()).await?;
+        writer.write(bytes.clone()).await?;
         signal(server.0.osd, "STOP").unwrap();
+        let begun = Instant::now();
+        let written = async {
+            writer.write(content(20, 64 << 20)).await?;
+            writer.finish().await.map(drop)
+        };
+        assert_kind(written.await, ErrorKind::Unavailable);
+        assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
         assert_kind(backend.open(&at).await, ErrorKind::Unavailable);
         assert_kind(backend.locate(&"a".parse()?).await, ErrorKind::Unavailable);
         assert_kind(backend.delete(&at).await, ErrorKind::Unavailable);
@@ -200,7 +209,14 @@ fn stopped_osd() -> Outcome {
         let read: Vec<Bytes> = reader.stream(..)?.try_collect().await?;
         assert!(read.concat() == bytes);
         assert!(store.get(&at, ..).await? == bytes);
-        put(&store, "b", &bytes).await.map(drop)
+        put(&store, "b", &bytes).await?;
+        until("only blobs are left", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            everything(&server.0, config.namespace.as_deref().unwrap())
+                == ["a".to_owned(), "b".to_owned()].into()
+        })
+        .await;
+        Ok(())
     })
 }
 
