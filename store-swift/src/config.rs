@@ -126,7 +126,7 @@ pub struct SwiftConfig {
     /// The size of the pieces that a download asks for.
     #[serde(default = "read_size")]
     pub read_size: Size,
-    /// How the server can tell that what it received is what was sent.
+    /// How it is told that what the server received is what was sent.
     #[serde(default)]
     pub checksum: Checksum,
     /// What a blob of several segments becomes.
@@ -181,15 +181,15 @@ impl Interface {
     }
 }
 
-/// How the server can tell that what it received is what was sent.
+/// How it is told that what the server received is what was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Checksum {
-    /// Each request says the MD5 of its content.
+    /// By the MD5 of each segment, or of all of a short blob.
     #[default]
     Md5,
-    /// It cannot; what TLS does is enough, and it saves two seconds of CPU time for each gigabyte.
+    /// It is not; what TLS does is enough, and it saves half a second of CPU time for each GiB.
     None,
 }
 
