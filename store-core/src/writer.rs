@@ -205,10 +205,13 @@ impl Writer {
     /// Removes everything written so far, and waits until it is gone.
     pub async fn abort(mut self) -> Result<()> {
         self.lanes = None;
-        // Taken out only afterwards: if this future is dropped, the clean-up goes on in the background.
+        // Taken out only afterwards: if this future is dropped, the clean-up goes on in the background. So it does where
+        // the storage cannot be reached, or takes too long.
         let Some(upload) = self.upload.as_mut() else { return Ok(()) };
         let outcome = upload.abort().await;
-        self.upload = None;
+        if !outcome.as_ref().is_err_and(Error::is_retryable) {
+            self.upload = None;
+        }
         outcome.map_err(|error| self.shared.context(error, "abort", Some(&self.id)))
     }
 
@@ -316,9 +319,16 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(mut upload) = self.upload.take() {
+            let retry = self.shared.options.retry;
             self.shared.janitor.run(async move {
-                if let Err(error) = upload.abort().await {
-                    tracing::warn!(%error, "a dropped upload could not be removed; sweep will");
+                let mut failed = 0;
+                while let Err(error) = upload.abort().await {
+                    failed += 1;
+                    let Some(pause) = retry.pause(failed, &error).filter(|_| error.is_retryable()) else {
+                        tracing::warn!(%error, "a dropped upload could not be removed; sweep will");
+                        break;
+                    };
+                    tokio::time::sleep(pause).await;
                 }
             });
         }

@@ -160,8 +160,8 @@ impl Upload for FaultyUpload {
         backend.call("commit", self.inner.commit(meta)).await
     }
     async fn abort(&mut self) -> Result<()> {
-        self.backend.next("abort");
-        self.inner.abort().await
+        let backend = self.backend.clone();
+        backend.call("abort", self.inner.abort()).await
     }
 }
 
@@ -365,6 +365,24 @@ async fn every_call_has_a_deadline() {
     let patient = backend.store(|_| ());
     backend.script("read", &[Fault::Stall(50), Fault::Stall(20)]);
     assert!(patient.get(&at, ..).await.unwrap() == image(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_up_is_tried_again_and_settle_waits_for_it() {
+    let backend = Faulty::new();
+    let store = backend.store(|options| options.retry.attempts = 3);
+    for (faults, tries) in [
+        (vec![Fault::Hang, Fault::Fail(ErrorKind::Unavailable)], 3),
+        (vec![Fault::Hang, Fault::Hang, Fault::Hang, Fault::Hang, Fault::Hang], 4),
+        (vec![Fault::Fail(ErrorKind::Denied)], 1),
+    ] {
+        backend.script("commit", &[Fault::Hang]);
+        backend.script("abort", &faults);
+        let put = store.put(&id("new"), once(image(10)), Expect::new()).await;
+        assert_eq!(kind(put), ErrorKind::Unavailable);
+        store.settle().await;
+        assert_eq!(backend.calls("abort"), tries, "{faults:?}");
+    }
 }
 
 #[tokio::test]
