@@ -204,7 +204,13 @@ fn stopped_osd() -> Outcome {
         assert_kind(backend.delete(&at).await, ErrorKind::Unavailable);
         assert_kind(backend.list().try_collect::<Vec<_>>().await, ErrorKind::Unavailable);
         signal(server.0.osd, "CONT").unwrap();
-        until("the OSD has caught up", async || backend.open(&at).await.is_ok()).await;
+        let caught_up = async || {
+            let opened = backend.open(&at).await;
+            opened
+                .inspect_err(|error| eprintln!("the OSD has not caught up: {error} ({})", error.kind()))
+                .is_ok()
+        };
+        until("the OSD has caught up", caught_up).await;
         // The same handles work again, and nothing has happened meanwhile.
         let read: Vec<Bytes> = reader.stream(..)?.try_collect().await?;
         assert!(read.concat() == bytes);
@@ -393,8 +399,8 @@ fn child(task: &str) {
             "begin" => {
                 let store = open(&config).await.unwrap();
                 let mut writer = store.upload(&"begun".parse().unwrap(), Expect::new()).await.unwrap();
-                writer.write(content(6, 24 << 20)).await.unwrap();
-                println!("written");
+                writer.write(content(6, 64 << 20)).await.unwrap();
+                println!("written"); // All but what is in flight, which is less than half of it.
                 std::future::pending::<()>().await;
             }
             other => panic!("{other}?"),
