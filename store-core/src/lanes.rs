@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::{Arc, LazyLock},
 };
 
@@ -41,8 +42,12 @@ enum Worker {
     Tap(Box<dyn Tap>),
 }
 
-/// How many chunks may wait in front of a lane: enough to bridge the pauses of a disk.
-const DEPTH: usize = 12;
+/// How many bytes may wait in front of a lane: enough to bridge the pauses of a disk. The lanes share them, since they get
+/// the same chunks.
+const WAITING: usize = 12 << 20;
+
+/// How many chunks at least, however large they are, and at most.
+const DEPTH: RangeInclusive<usize> = 3..=12;
 
 /// After how many chunks a lane makes room for the lanes of other transfers.
 const TURN: usize = 32;
@@ -53,13 +58,20 @@ static CORES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 });
 
 impl Lanes {
-    pub(crate) fn start(runtime: &Handle, hashers: Vec<Hasher>, taps: Vec<Box<dyn Tap>>) -> Self {
+    /// Lanes for chunks of at most `chunk` bytes.
+    pub(crate) fn start(
+        runtime: &Handle,
+        chunk: usize,
+        hashers: Vec<Hasher>,
+        taps: Vec<Box<dyn Tap>>,
+    ) -> Self {
+        let depth = (WAITING / chunk.max(1)).clamp(*DEPTH.start(), *DEPTH.end());
         let workers = hashers
             .into_iter()
             .map(|hasher| Worker::Hasher(Box::new(hasher)))
             .chain(taps.into_iter().map(Worker::Tap));
         let lanes = workers.map(|worker| {
-            let (queue, chunks) = mpsc::channel(DEPTH);
+            let (queue, chunks) = mpsc::channel(depth);
             Lane { queue, done: AbortOnDrop(runtime.spawn(run(chunks, worker))) }
         });
         Self { lanes: lanes.collect() }

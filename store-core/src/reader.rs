@@ -114,7 +114,7 @@ impl Reader {
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.
     pub(crate) async fn digests(&self, hashers: Vec<Hasher>, progress: impl Fn(u64)) -> Result<Digests> {
-        let mut lanes = Lanes::start(&self.shared.janitor.runtime, hashers, Vec::new());
+        let mut lanes = self.lanes(hashers);
         let mut chunks = Transfer::new(self, 0..self.stat().size).into_stream();
         while let Some(chunk) = chunks.try_next().await? {
             lanes.feed(&chunk).await?;
@@ -148,7 +148,12 @@ impl Reader {
             return None;
         }
         let hashers = algorithms.into_iter().map(Hasher::new).collect();
-        Some(Check { expected, lanes: Lanes::start(&self.shared.janitor.runtime, hashers, Vec::new()) })
+        Some(Check { expected, lanes: self.lanes(hashers) })
+    }
+
+    fn lanes(&self, hashers: Vec<Hasher>) -> Lanes {
+        let Shared { janitor, backend, .. } = &*self.shared;
+        Lanes::start(&janitor.runtime, backend.info().chunk, hashers, Vec::new())
     }
 }
 

@@ -140,7 +140,8 @@ impl Writer {
         algorithms.sort();
         algorithms.dedup();
         let hashers = algorithms.into_iter().map(Hasher::new).collect();
-        let lanes = Lanes::start(&shared.janitor.runtime, hashers, std::mem::take(&mut expect.taps));
+        let (chunk, taps) = (shared.backend.info().chunk, std::mem::take(&mut expect.taps));
+        let lanes = Lanes::start(&shared.janitor.runtime, chunk, hashers, taps);
         let mut writer = Self::copying(shared, id, upload);
         writer.lanes = Some(lanes);
         writer.inspection = inspection;
