@@ -212,6 +212,9 @@ fn is_commit(line: &str) -> bool {
     line.starts_with("file://")
 }
 
+/// Bytes of a blob that makes some thread do each call several times: strace counts them by thread.
+const MANY: usize = 60_000_000;
+
 fn strace(task: &str, arguments: &[&str]) -> Result<Output, String> {
     let mut all = vec!["-f", "-qq"];
     all.extend(arguments);
@@ -255,7 +258,7 @@ fn failing_call(call: &str, errno: &str, nth: usize, kind: &str) -> Outcome {
     // The marker is made, and synced, before anything is traced.
     store_exists(dir.path())?;
     for staging in ["unnamed", "directory"] {
-        let task = format!("put {} {staging} 9000000", dir.path().display());
+        let task = format!("put {} {staging} {MANY}", dir.path().display());
         let inject = format!("inject={call}:error={errno}:when={nth}");
         let output = strace(&task, &["-e", &inject, "-o", "/dev/null"])?;
         let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -271,7 +274,7 @@ fn store_exists(directory: &Path) -> Outcome {
 
 fn read_error() -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    let put = command(&this(), &format!("put {} auto 9000000", dir.path().display()), &[]).output().unwrap();
+    let put = command(&this(), &format!("put {} auto {MANY}", dir.path().display()), &[]).output().unwrap();
     check(String::from_utf8_lossy(&put.stdout).trim() == "ok", format!("{put:?}"))?;
     let task = format!("get {} auto 0", dir.path().display());
     let output = strace(&task, &["-e", "inject=pread64:error=EIO:when=3+", "-o", "/dev/null"])?;
