@@ -40,7 +40,11 @@ pub fn registry() -> Registry {
     let registry = registry.with::<store_swift::SwiftConfig>();
     #[cfg(not(feature = "swift"))]
     let registry = registry.without("swift", "build it with the Cargo feature `swift`");
+    // What Glance calls them.
     registry
+        .without("file", "Glance's `file` is the type `fs` here")
+        .without("filesystem", "Glance's `filesystem` is the type `fs` here")
+        .without("rbd", "Glance's `rbd` is the type `ceph` here")
 }
 
 /// The examples of the project's README compile.

@@ -503,6 +503,13 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     assert!(check.err.contains("store near: configure: my.toml line 6"), "{}", check.err);
     assert!(check.err.contains("store none: configure: `path` names the data directory"), "{}", check.err);
 
+    // Whoever comes from Glance knows other names.
+    config(&format!("{good}[stores.theirs]\ntype = 'filesystem'\n"));
+    let check = user.run(&["--config", "my.toml", "config", "check"]);
+    assert_eq!(check.code, 6);
+    assert!(check.err.contains("my.toml line 5: no backend of type \"filesystem\""), "{}", check.err);
+    assert!(check.err.contains("the type `fs`"), "{}", check.err);
+
     config("defualt = 'x'");
     let broken = user.run(&["--config", "my.toml", "ls"]);
     assert_eq!(broken.code, 6);

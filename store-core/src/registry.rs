@@ -48,7 +48,7 @@ struct Driver {
 #[derive(Clone, Default)]
 pub struct Registry {
     drivers: BTreeMap<&'static str, Driver>,
-    /// Types that the program could have, and how it comes to have them.
+    /// Types that are asked for in vain, and what to do about each.
     left_out: BTreeMap<&'static str, &'static str>,
 }
 
@@ -75,8 +75,8 @@ impl Registry {
         self
     }
 
-    /// Names a type of backend that this build was made without; the error of a store of this type has `hint`, which
-    /// says what to do about it.
+    /// Names a type of backend that there is none of: one that this build was made without, or that goes by another
+    /// name here. The error of a store of this type has `hint`, which says what to do about it.
     #[must_use]
     pub fn without(mut self, kind: &'static str, hint: &'static str) -> Self {
         self.left_out.insert(kind, hint);
