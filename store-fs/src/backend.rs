@@ -117,6 +117,11 @@ impl Shared {
         Ok(blob.file)
     }
 
+    /// Bytes that uploads leave free in each directory.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.config.reserve.0
+    }
+
     /// Where `id` is, if it is anywhere. A directory that cannot be opened is an error: the id may be there.
     fn holder(&self, id: &BlobId) -> Result<Option<&Path>> {
         for directory in &self.directories {
@@ -149,7 +154,7 @@ impl Shared {
         // Direct I/O pays from a few writes on.
         let direct = self.config.direct_io && size.total.is_none_or(|total| total >= 4 * CHUNK as u64);
         let staged = directory.stage(id, self.named_staging, direct)?;
-        let mut upload = FsUpload::new(Arc::clone(self), id.clone(), directory, staged);
+        let mut upload = FsUpload::new(Arc::clone(self), id.clone(), size.total, directory, staged);
         dress(upload.file(), self.config.file_mode.0, self.config.group.map(|group| group.0))?;
         if let (Some(total), true) = (size.total, size.data.is_none_or(|data| Some(data) == size.total))
             && total > 0

@@ -15,16 +15,23 @@ use rustix::{
     },
     io::Errno,
 };
-use store_core::{BlobId, Meta, Result, Size, Swept};
+use store_core::{BlobId, Error, Meta, Result, Size, Swept};
 
-use crate::error::{io, no_directory, not_mounted};
+use crate::error::{io, missing_mount, no_directory, not_mounted};
 
-/// Where the store keeps what is not a blob.
+/// Where the store keeps what is not a blob, and what there is in it.
 const PRIVATE: &str = ".imagestore";
-const MARKER: &str = ".imagestore/marker";
-const STAGING: &str = ".imagestore/staging";
-const SIDECARS: &str = ".imagestore/meta";
-const LOCK: &str = ".imagestore/lock";
+const MARKER: &str = "marker";
+const STAGING: &str = "staging";
+const SIDECARS: &str = "meta";
+const LOCK: &str = "lock";
+
+/// How a directory is opened that is not to be a link.
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// The most bytes of metadata that are read: what an extended attribute can hold (xattr(7)).
+const LARGEST_META: usize = 64 << 10;
 
 /// The extended attribute that holds a blob's [`Meta`] as JSON.
 const ATTRIBUTE: &str = "user.imagestore";
@@ -41,16 +48,19 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Prepares a data directory for use.
     pub(crate) fn prepare(path: &Path, priority: i32, create: bool, require_marker: bool) -> Result<Self> {
+        if let Some(mount) = mount_that_is_missing(path) {
+            return Err(missing_mount(path, &mount));
+        }
         if create && !require_marker {
             // What cannot be created cannot be opened either, and that says why.
             let _ = std::fs::create_dir_all(path);
         }
         let mut dir = Self { path: path.to_owned(), priority, marked: false };
-        let fd = dir.open()?.fd;
-        dir.marked = match fs::statat(&fd, MARKER, AtFlags::empty()) {
-            Ok(_) => true,
-            Err(_) if require_marker => return Err(not_mounted(path)),
-            Err(_) => make_marker(&fd)?,
+        let open = dir.open()?;
+        dir.marked = match open.is_marked()? {
+            true => true,
+            false if require_marker => return Err(not_mounted(path)),
+            false => open.make_marker()?,
         };
         Ok(dir)
     }
@@ -60,28 +70,42 @@ impl DataDir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd =
             fs::open(&self.path, flags, Mode::empty()).map_err(|errno| no_directory(&self.path, errno))?;
-        if self.marked {
-            match fs::statat(&fd, MARKER, AtFlags::empty()) {
-                Ok(_) => {}
-                Err(Errno::NOENT) => return Err(not_mounted(&self.path)),
-                Err(errno) => return Err(io("cannot check the data directory's marker", errno)),
-            }
+        let open = OpenDir { fd, path: self.path.clone() };
+        match self.marked && !open.is_marked()? {
+            false => Ok(open),
+            true => Err(not_mounted(&self.path)),
         }
-        Ok(OpenDir { fd, path: self.path.clone() })
     }
 }
 
-/// Creates the marker; false where the directory cannot be written to.
-fn make_marker(dir: &OwnedFd) -> Result<bool> {
-    let made = make_dir(dir, PRIVATE).and_then(|()| {
-        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        fs::openat(dir, MARKER, flags, Mode::from_raw_mode(0o644)).and_then(fs::fsync)
-    });
-    match made.and_then(|()| fs::fsync(dir)) {
-        Ok(()) => Ok(true),
-        Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(false),
-        Err(errno) => Err(io("cannot create the data directory's marker", errno)),
+/// A mount point at or above `path` that fstab(5) names and on which nothing is mounted: what is written there would go to
+/// the disk underneath, and be hidden once it is mounted.
+fn mount_that_is_missing(path: &Path) -> Option<PathBuf> {
+    let fstab = std::fs::read_to_string("/etc/fstab").ok()?;
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // A data directory that is reached by links lies elsewhere.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    missing_mount_point(&fstab, &mounted, &path)
+}
+
+fn missing_mount_point(fstab: &str, mounted: &str, path: &Path) -> Option<PathBuf> {
+    let mounted: Vec<PathBuf> =
+        mounted.lines().filter_map(|line| line.split_ascii_whitespace().nth(4)).map(unescaped).collect();
+    let known = fstab.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
+    let known = known.filter_map(|line| line.split_ascii_whitespace().nth(1)).map(unescaped);
+    // Without those of no mount point at all, such as swap.
+    known
+        .filter(|point| point.is_absolute() && path.starts_with(point))
+        .find(|point| !mounted.contains(point))
+}
+
+/// A path as fstab(5) and proc(5) write it, with an octal number for each blank and backslash in it.
+fn unescaped(field: &str) -> PathBuf {
+    let mut path = field.to_owned();
+    for (octal, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        path = path.replace(octal, character);
     }
+    path.into()
 }
 
 fn make_dir(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
@@ -108,6 +132,46 @@ pub(crate) struct OpenBlob {
 }
 
 impl OpenDir {
+    /// Opens a directory of the store's own; no part of its path may be a link.
+    fn private(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
+        fs::openat(private, name, DIRECTORY, Mode::empty())
+    }
+
+    /// The same, and makes what is missing of it.
+    fn make_private(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        make_dir(&self.fd, PRIVATE)?;
+        let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
+        make_dir(&private, name)?;
+        fs::openat(private, name, DIRECTORY, Mode::empty())
+    }
+
+    fn is_marked(&self) -> Result<bool> {
+        let found = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())
+            .and_then(|private| fs::statat(private, MARKER, AtFlags::SYMLINK_NOFOLLOW));
+        match found {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(io("cannot check the data directory's marker", errno)),
+        }
+    }
+
+    /// Creates the marker; false where the directory cannot be written to.
+    fn make_marker(&self) -> Result<bool> {
+        let make = || {
+            make_dir(&self.fd, PRIVATE)?;
+            let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
+            fs::fsync(open_or_create(&private, MARKER, OFlags::WRONLY)?)?;
+            fs::fsync(private)?;
+            fs::fsync(&self.fd)
+        };
+        match make() {
+            Ok(()) => Ok(true),
+            Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(false),
+            Err(errno) => Err(io("cannot create the data directory's marker", errno)),
+        }
+    }
+
     /// Total and free space in bytes; both endless where the file system has no limit of its own, such as ramfs.
     pub(crate) fn space(&self) -> Result<(u64, u64)> {
         let space = fs::fstatvfs(&self.fd).map_err(|errno| {
@@ -158,6 +222,11 @@ impl OpenDir {
             Err(Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(io("cannot examine the blob", errno)),
         };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => return Err(io("cannot delete the blob", Errno::LOOP)),
+            _ => return Err(io("cannot delete the blob, which is no regular file", Errno::INVAL)),
+        }
         match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(false),
@@ -177,8 +246,8 @@ impl OpenDir {
     pub(crate) fn lock(&self) -> Result<OwnedFd> {
         let lock = || {
             make_dir(&self.fd, PRIVATE)?;
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let fd = fs::openat(&self.fd, LOCK, flags, Mode::from_raw_mode(0o644))?;
+            let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
+            let fd = open_or_create(&private, LOCK, OFlags::RDWR)?;
             fs::flock(&fd, FlockOperation::LockExclusive)?;
             Ok(fd)
         };
@@ -208,8 +277,8 @@ impl OpenDir {
     /// Removes staged files, and sidecars without their blob, that were last written to over `age` ago.
     pub(crate) fn sweep(&self, age: Duration) -> Result<Swept> {
         let mut swept = Swept::default();
-        self.each_old(STAGING, age, |name, size| {
-            match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+        self.each_old(STAGING, age, |staging, name, size| {
+            match fs::unlinkat(staging, name, AtFlags::empty()) {
                 Ok(()) => {
                     swept.uploads += 1;
                     swept.bytes += size;
@@ -219,32 +288,38 @@ impl OpenDir {
             }
             Ok(())
         })?;
-        self.each_old(SIDECARS, age, |sidecar, _| {
-            let name = sidecar.rsplit('/').next().unwrap_or_default();
+        self.each_old(SIDECARS, age, |sidecars, name, _| {
             let Some((blob, inode)) = name.rsplit_once('.') else { return Ok(()) };
             let stat = fs::statat(&self.fd, blob, AtFlags::SYMLINK_NOFOLLOW);
             if !stat.is_ok_and(|stat| stat.st_ino.to_string() == inode) {
                 // At worst it stays until the next sweep.
-                let _ = fs::unlinkat(&self.fd, sidecar, AtFlags::empty());
+                let _ = fs::unlinkat(sidecars, name, AtFlags::empty());
             }
             Ok(())
         })?;
         Ok(swept)
     }
 
-    fn each_old(&self, dir: &str, age: Duration, mut act: impl FnMut(&str, u64) -> Result<()>) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = match fs::openat(&self.fd, dir, flags, Mode::empty()) {
-            Ok(fd) => fd,
+    /// Does something to each file of a directory of the store's own that was last written to over `age` ago; it is given
+    /// the directory, and the file's name in it and size on disk.
+    fn each_old(
+        &self,
+        name: &str,
+        age: Duration,
+        mut act: impl FnMut(&OwnedFd, &str, u64) -> Result<()>,
+    ) -> Result<()> {
+        let cannot =
+            |what: &str, errno| io(format_args!("cannot {what} the directory {PRIVATE}/{name}"), errno);
+        let dir = match self.private(name) {
+            Ok(dir) => dir,
             Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(io("cannot open the staging directory", errno)),
+            Err(errno) => return Err(cannot("open", errno)),
         };
         let now = SystemTime::now();
-        for entry in Dir::new(fd).map_err(|errno| io("cannot list the staging directory", errno))? {
-            let entry = entry.map_err(|errno| io("cannot list the staging directory", errno))?;
+        for entry in Dir::read_from(&dir).map_err(|errno| cannot("list", errno))? {
+            let entry = entry.map_err(|errno| cannot("list", errno))?;
             let Ok(name) = entry.file_name().to_str() else { continue };
-            let path = format!("{dir}/{name}");
-            let Ok(stat) = fs::statat(&self.fd, &*path, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let Ok(stat) = fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 continue;
             }
@@ -252,54 +327,76 @@ impl OpenDir {
                 SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().unwrap_or_default());
             // A clock that went backwards makes a file look as if it was from the future: then it is not old.
             if now.duration_since(written).is_ok_and(|since| since >= age) {
-                act(&path, u64::try_from(stat.st_blocks).unwrap_or_default() * 512)?;
+                act(&dir, name, u64::try_from(stat.st_blocks).unwrap_or_default() * 512)?;
             }
         }
         Ok(())
     }
 
     fn read_meta(&self, fd: &OwnedFd, name: &OsStr, inode: u64) -> Result<Option<Meta>> {
-        let mut json = Vec::with_capacity(4096);
-        let read = fs::fgetxattr(fd, ATTRIBUTE, rustix::buffer::spare_capacity(&mut json));
-        match read {
-            Ok(_) => {}
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => match self.read_sidecar(name, inode) {
-                Ok(Some(sidecar)) => json = sidecar,
-                Ok(None) => return Ok(None),
-                Err(errno) => return Err(io("cannot read the blob's metadata", errno)),
-            },
-            Err(errno) => return Err(io("cannot read the blob's metadata", errno)),
-        }
-        Ok(Meta::from_json(&json)
-            .inspect_err(|error| tracing::warn!(blob = %name.display(), %error, "metadata is left out"))
-            .ok())
+        let json = match read_attribute(fd) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => self.read_sidecar(name, inode),
+            read => read.map(Some),
+        };
+        let json = json.map_err(|errno| io("cannot read the blob's metadata", errno))?;
+        // Not left out: what is kept to check the bytes with is part of the blob.
+        json.map(|json| Meta::from_json(&json)).transpose().map_err(|error| {
+            error.with_hint(format!(
+                "the attribute {ATTRIBUTE} of the file is damaged, or its file in {PRIVATE}/{SIDECARS}; without that the \
+                 bytes can be read, unchecked"
+            ))
+        })
     }
 
     fn read_sidecar(&self, name: &OsStr, inode: u64) -> rustix::io::Result<Option<Vec<u8>>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = match fs::openat(&self.fd, sidecar(name, inode), flags, Mode::empty()) {
+        let found = self
+            .private(SIDECARS)
+            .and_then(|dir| fs::openat(dir, sidecar(name, inode), flags, Mode::empty()));
+        let fd = match found {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let mut json = Vec::with_capacity(16 << 10);
-        while rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut json))? > 0 && json.len() < 16 << 10 {
-        }
+        let mut json = Vec::with_capacity(LARGEST_META);
+        while json.len() < LARGEST_META
+            && rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut json))? > 0
+        {}
         Ok(Some(json))
     }
 
     fn remove_sidecar(&self, name: &OsStr, inode: u64) {
         // Most blobs have none. One that stays names an inode that is gone, and `sweep` removes it.
-        let _ = fs::unlinkat(&self.fd, sidecar(name, inode), AtFlags::empty());
+        if let Ok(dir) = self.private(SIDECARS) {
+            let _ = fs::unlinkat(dir, sidecar(name, inode), AtFlags::empty());
+        }
     }
 }
 
-/// Where the metadata of a blob is kept on a file system without extended attributes: by name and inode, so that it
-/// can be written before the commit and yet belongs to no rival's blob.
+fn read_attribute(fd: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
+    let mut json = Vec::with_capacity(4096);
+    match fs::fgetxattr(fd, ATTRIBUTE, rustix::buffer::spare_capacity(&mut json)) {
+        Err(Errno::RANGE) => {
+            json.reserve(LARGEST_META);
+            fs::fgetxattr(fd, ATTRIBUTE, rustix::buffer::spare_capacity(&mut json))?;
+        }
+        outcome => drop(outcome?),
+    }
+    Ok(json)
+}
+
+/// The file in [`SIDECARS`] that keeps the metadata of a blob on a file system without extended attributes: by name and
+/// inode, so that it can be written before the commit and yet belongs to no rival's blob.
 fn sidecar(name: &OsStr, inode: u64) -> PathBuf {
-    let mut path = Path::new(SIDECARS).join(name).into_os_string();
-    path.push(format!(".{inode}"));
-    path.into()
+    let mut file = name.to_owned();
+    file.push(format!(".{inode}"));
+    file.into()
+}
+
+/// Opens a file in a directory of the store's own, and creates it if it is missing.
+fn open_or_create(dir: &OwnedFd, name: &str, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = access | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))
 }
 
 /// A file on its way to become a blob.
@@ -308,38 +405,35 @@ pub(crate) struct Staged {
     pub(crate) file: Arc<File>,
     /// Whether the file was opened with `O_DIRECT`.
     pub(crate) direct: bool,
-    /// Its path in the data directory, unless it has no name.
-    name: Option<String>,
+    /// The staging directory and its name there, unless it has no name.
+    name: Option<(OwnedFd, String)>,
 }
 
 impl OpenDir {
     /// Creates a file for an upload of `id`, without a name or in the staging directory.
     pub(crate) fn stage(&self, id: &BlobId, named: bool, direct: bool) -> Result<Staged> {
         let stage = || {
-            let base = OFlags::RDWR | OFlags::CLOEXEC;
-            let (path, flags, name) = match named {
-                false => (".".to_owned(), base | OFlags::TMPFILE, None),
-                true => {
-                    make_dir(&self.fd, PRIVATE)?;
-                    make_dir(&self.fd, STAGING)?;
-                    let path = format!("{STAGING}/{id}.{}", random_suffix());
-                    (path.clone(), base | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, Some(path))
-                }
+            let staging = if named { Some(self.make_private(STAGING)?) } else { None };
+            let name = named.then(|| format!("{id}.{}", random_suffix()));
+            let (dir, path) = (staging.as_ref().unwrap_or(&self.fd), name.as_deref().unwrap_or("."));
+            let kind = if named { OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW } else { OFlags::TMPFILE };
+            let open = |extra| {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC | kind | extra;
+                fs::openat(dir, path, flags, Mode::from_raw_mode(0o600))
             };
-            let mode = Mode::from_raw_mode(0o600);
-            let with_direct = direct.then(|| fs::openat(&self.fd, &*path, flags | OFlags::DIRECT, mode));
-            match with_direct {
-                Some(Ok(fd)) => Ok(Staged { file: Arc::new(fd.into()), direct: true, name }),
-                // The file system has no O_DIRECT; some create the file before they say so.
-                Some(Err(Errno::INVAL)) | None => {
-                    let flags = flags - OFlags::EXCL;
-                    {
-                        let fd = fs::openat(&self.fd, &*path, flags, mode)?;
-                        Ok(Staged { file: Arc::new(fd.into()), direct: false, name })
+            let (fd, direct) = match direct.then(|| open(OFlags::DIRECT)) {
+                Some(Ok(fd)) => (fd, true),
+                Some(Err(Errno::INVAL)) => {
+                    // The file system has no O_DIRECT; some create the file before they say so.
+                    if named {
+                        let _ = fs::unlinkat(dir, path, AtFlags::empty());
                     }
+                    (open(OFlags::empty())?, false)
                 }
-                Some(Err(errno)) => Err(errno),
-            }
+                Some(Err(errno)) => return Err(errno),
+                None => (open(OFlags::empty())?, false),
+            };
+            Ok(Staged { file: Arc::new(fd.into()), direct, name: staging.zip(name) })
         };
         stage().map_err(|errno| io(format_args!("cannot create a file in {}", self.path.display()), errno))
     }
@@ -371,6 +465,8 @@ impl OpenDir {
         fs::fsync(file).map_err(step("cannot make the blob durable"))?;
         self.link(id, staged).map_err(|errno| match errno {
             Errno::EXIST => Publish::Taken,
+            // The staged file is all that can be missing.
+            Errno::NOENT => Publish::Failed(Error::swept()),
             errno => Publish::Failed(io(
                 format_args!("cannot give the blob its name in {}", self.path.display()),
                 errno,
@@ -394,8 +490,8 @@ impl OpenDir {
 
     /// Removes what is left of `staged` beside the blob.
     pub(crate) fn discard(&self, id: &BlobId, staged: &Staged) {
-        if let Some(name) = &staged.name {
-            let _ = fs::unlinkat(&self.fd, &**name, AtFlags::empty());
+        if let Some((staging, name)) = &staged.name {
+            let _ = fs::unlinkat(staging, &**name, AtFlags::empty());
         }
         if let Ok(stat) = fs::fstat(&*staged.file)
             && !self.is_named(id, &staged.file)
@@ -406,23 +502,23 @@ impl OpenDir {
 
     /// Removes the staging name of a blob that has its own.
     pub(crate) fn unstage(&self, staged: &Staged) {
-        if let Some(name) = &staged.name {
+        if let Some((staging, name)) = &staged.name {
             // At worst it stays until the next sweep, which leaves the blob alone: it is a second name of it.
-            let _ = fs::unlinkat(&self.fd, &**name, AtFlags::empty());
+            let _ = fs::unlinkat(staging, &**name, AtFlags::empty());
         }
     }
 
     fn link(&self, id: &BlobId, staged: &Staged) -> rustix::io::Result<()> {
-        let Some(name) = &staged.name else {
+        let Some((staging, name)) = &staged.name else {
             // open(2), "O_TMPFILE": the way that needs no privilege.
             let path = format!("/proc/self/fd/{}", staged.file.as_raw_fd());
             return fs::linkat(fs::CWD, path, &self.fd, id.as_str(), AtFlags::SYMLINK_FOLLOW);
         };
-        match fs::linkat(&self.fd, &**name, &self.fd, id.as_str(), AtFlags::empty()) {
+        match fs::linkat(staging, &**name, &self.fd, id.as_str(), AtFlags::empty()) {
             // NFS sends a request again when the reply was lost: then the name is taken by this very file.
             Err(Errno::EXIST) if self.is_named(id, &staged.file) => Ok(()),
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
-                fs::renameat_with(&self.fd, &**name, &self.fd, id.as_str(), RenameFlags::NOREPLACE)
+                fs::renameat_with(staging, &**name, &self.fd, id.as_str(), RenameFlags::NOREPLACE)
             }
             outcome => outcome,
         }
@@ -443,23 +539,16 @@ impl OpenDir {
             Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) => {}
             outcome => return outcome,
         }
-        make_dir(&self.fd, PRIVATE)?;
-        make_dir(&self.fd, SIDECARS)?;
-        let path = sidecar(OsStr::new(id.as_str()), fs::fstat(file)?.st_ino);
+        let sidecars = self.make_private(SIDECARS)?;
+        let name = sidecar(OsStr::new(id.as_str()), fs::fstat(file)?.st_ino);
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let sidecar = fs::openat(&self.fd, path, flags, Mode::from_raw_mode(0o644))?;
+        let sidecar = fs::openat(&sidecars, name, flags, Mode::from_raw_mode(0o644))?;
         let mut left = json.as_bytes();
         while !left.is_empty() {
             left = &left[rustix::io::write(&sidecar, left)?..];
         }
         fs::fsync(&sidecar)?;
-        let dir = fs::openat(
-            &self.fd,
-            SIDECARS,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        fs::fsync(dir)
+        fs::fsync(sidecars)
     }
 }
 
@@ -467,7 +556,7 @@ impl OpenDir {
 #[derive(Debug)]
 pub(crate) enum Publish {
     Taken,
-    Failed(store_core::Error),
+    Failed(Error),
 }
 
 /// Allocates `size` bytes now, so that a full disk is noticed now; false where the file system cannot.
@@ -528,4 +617,25 @@ fn random_suffix() -> String {
     // Without randomness the names of two uploads of one id clash, which O_EXCL finds.
     let _ = getrandom::fill(&mut bytes);
     hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_is_missing_is_found_in_fstab() {
+        let fstab = "# /dev/sdz /srv/gone ext4\n/dev/sda1 / ext4 defaults 0 1\nnfs:/a /srv/images nfs4 noauto\n\
+                     nfs:/b\t/srv/two\\040words nfs4 defaults\nUUID=1 none swap sw 0 0\nbroken\n";
+        let mounted = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:40 / /srv/here rw - nfs4 nfs:/c rw\n";
+        let missing = |path: &str| missing_mount_point(fstab, mounted, Path::new(path));
+        assert_eq!(missing("/srv/images/glance"), Some("/srv/images".into()));
+        assert_eq!(missing("/srv/images"), Some("/srv/images".into()));
+        assert_eq!(missing("/srv/two words/x"), Some("/srv/two words".into()));
+        assert_eq!(missing("/srv/images-too"), None);
+        assert_eq!(missing("/srv/gone"), None);
+        assert_eq!(missing("/none"), None);
+        let mounted = format!("{mounted}23 21 0:41 / /srv/images rw - autofs systemd-1 rw\n");
+        assert_eq!(missing_mount_point(fstab, &mounted, Path::new("/srv/images/glance")), None);
+    }
 }

@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     backend::Shared,
     client::{OpenDir, Publish, Staged, forget, make_buffered, punch, share_blocks, sync_data},
+    error::no_space,
     location,
 };
 
@@ -22,6 +23,8 @@ use crate::{
 pub(crate) struct FsUpload {
     parts: Arc<Parts>,
     direct: bool,
+    /// The announced length.
+    total: Option<u64>,
     /// Whether the whole length was allocated at the start.
     pub(crate) reserved: bool,
     offset: u64,
@@ -58,11 +61,18 @@ const WRITE_BEHIND: u64 = 64 << 20;
 const FLUSH_BEHIND: u64 = 64 << 20;
 
 impl FsUpload {
-    pub(crate) fn new(store: Arc<Shared>, id: BlobId, directory: OpenDir, staged: Staged) -> Self {
+    pub(crate) fn new(
+        store: Arc<Shared>,
+        id: BlobId,
+        total: Option<u64>,
+        directory: OpenDir,
+        staged: Staged,
+    ) -> Self {
         let direct = staged.direct;
         Self {
             parts: Arc::new(Parts { store, id, directory, staged }),
             direct,
+            total,
             reserved: false,
             offset: 0,
             writing: VecDeque::new(),
@@ -102,9 +112,12 @@ impl FsUpload {
         }
         self.unsynced += bytes.len() as u64;
         self.offset += bytes.len() as u64;
-        let (parts, direct) = (Arc::clone(&self.parts), self.direct);
+        let (parts, direct, unreserved) = (Arc::clone(&self.parts), self.direct, !self.reserved);
         self.writing.push_back(spawn_blocking(move || {
             let _until_written = spare;
+            if unreserved {
+                parts.leave_free(bytes.len() as u64)?;
+            }
             write_at(&parts, bytes, at, direct)
         }));
         Ok(())
@@ -225,7 +238,8 @@ impl Upload for FsUpload {
         })
         .await?;
         let Some(len) = shared else { return Ok(None) };
-        self.offset = len;
+        // A source that has grown since it was measured gave more than was announced; the commit cuts that off.
+        self.offset = self.total.map_or(len, |total| total.min(len));
         self.direct = false;
         Ok(Some(Arc::clone(&self.parts.staged.file)))
     }
@@ -299,6 +313,17 @@ impl Drop for FsUpload {
 }
 
 impl Parts {
+    /// Refuses bytes whose space was not reserved, where they would not leave free what is configured. Those of the writes
+    /// in flight are not counted.
+    fn leave_free(&self, len: u64) -> Result<()> {
+        let reserve = self.store.reserve();
+        if reserve == 0 {
+            return Ok(()); // The file system says when it is full.
+        }
+        let free = self.directory.space()?.1.saturating_sub(reserve);
+        if free >= len { Ok(()) } else { Err(no_space(&self.directory.path, len, free)) }
+    }
+
     fn publish(&self, size: u64, meta: &Meta) -> Result<(), Publish> {
         let lock =
             self.store.lock_for_commit(&self.id, &self.directory).map_err(|error| match error.kind() {

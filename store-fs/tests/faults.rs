@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use libtest_mimic::{Arguments, Failed, Trial};
-use store_core::{BlobId, Error, ErrorKind, Expect, Options, Settings, Store};
+use store_core::{Backend, BlobId, Error, ErrorKind, Expect, Meta, Options, Settings, SizeHint, Store};
 use store_fs::{FsBackend, FsConfig, Staging};
 
 const CHILD: &str = "STORE_FS_TEST_CHILD";
@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 26] = [
+    let tests: [Test; 31] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -47,17 +47,22 @@ fn main() {
         ("a_read_error_of_the_disk_is_corrupt", read_error),
         ("a_full_disk_is_noticed_before_the_first_byte", full_disk_known_size),
         ("a_disk_that_fills_up_keeps_nothing", full_disk_unknown_size),
+        ("the_configured_space_is_left_free", leaves_reserve),
         ("a_read_only_file_system_reads_and_refuses_writes", read_only_file_system),
         ("an_unmounted_share_is_an_error", unmounted_share),
+        ("a_mount_that_fstab_expects_is_missed", missing_mount),
         ("a_share_that_goes_away_is_an_error", share_goes_away),
         ("without_attributes_metadata_lies_beside_the_blob", no_attributes),
         ("without_unnamed_files_and_attributes_all_works", bindfs),
+        ("the_largest_metadata_comes_back", largest_metadata),
+        ("damaged_metadata_is_corrupt", damaged_metadata),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
         ("two_directories_keep_an_id_once", two_directories),
         ("blobs_get_the_configured_mode_and_group", mode_and_group),
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
         ("the_page_cache_is_not_filled", page_cache),
+        ("a_source_that_grows_is_cut_off_where_it_was_announced", growing_source),
         ("blocks_are_shared_with_local_files_where_that_works", shared_blocks),
     ];
     let trials = tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
@@ -376,6 +381,36 @@ fn full_disk_unknown_size() -> Outcome {
     Ok(())
 }
 
+fn leaves_reserve() -> Outcome {
+    let mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=64m", "none"])?;
+    runtime().block_on(async {
+        let mut config = FsConfig::new(&mounted.path);
+        config.reserve = "40MiB".parse().unwrap();
+        let store = store(config)?;
+        let free = || {
+            let space = rustix::fs::statvfs(&mounted.path).unwrap();
+            space.f_bavail * space.f_frsize
+        };
+        // Of an unknown length, so that nothing can be refused at the start.
+        let put = store.put(&"blob".parse().unwrap(), source(48 << 20), Expect::new()).await;
+        kind_is(put, ErrorKind::NoSpace, "an upload into what is to be left free")?;
+        check(free() > 60 << 20, "something is left")?;
+        let mut upload = text(store.upload(&"blob".parse().unwrap(), Expect::new()).await)?;
+        let mut pieces = std::pin::pin!(source(48 << 20));
+        let refused = loop {
+            let Some(piece) = text(pieces.try_next().await)? else { break None };
+            if let Err(error) = upload.write(piece).await {
+                break Some(error.kind());
+            }
+        };
+        check(refused == Some(ErrorKind::NoSpace), format!("writes end in {refused:?}"))?;
+        // Writes in flight do not see each other.
+        check(free() >= 30 << 20, format!("only {} are left free", free()))?;
+        text(upload.abort().await)?;
+        text(store.put(&"blob".parse().unwrap(), source(8 << 20), Expect::new()).await).map(drop)
+    })
+}
+
 fn read_only_file_system() -> Outcome {
     let mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?;
     runtime().block_on(async {
@@ -403,6 +438,28 @@ fn unmounted_share() -> Outcome {
         std::fs::write(dir.path().join(".imagestore/marker"), "").unwrap();
         text(FsBackend::open(&config)).map(drop)
     })
+}
+
+/// A process for which /etc/fstab has one more line.
+fn missing_mount() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (point, fstab) = (dir.path().join("share"), dir.path().join("fstab"));
+    std::fs::create_dir(&point).unwrap();
+    std::fs::write(&fstab, format!("server:/images {} nfs4 defaults,nofail 0 0\n", point.display())).unwrap();
+    let data = point.join("images");
+    let put = |prepare: &str| {
+        let script =
+            format!("mount --bind '{}' /etc/fstab && {prepare} exec '{}'", fstab.display(), this().display());
+        let task = format!("put {} auto 1000", data.display());
+        let output = command(Path::new("unshare"), &task, &["--mount", "sh", "-c", &script]).output();
+        let output = output.map_err(|e| format!("unshare: {e}"))?;
+        Ok::<_, String>(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
+    };
+    let missed = put("")?;
+    check(missed == "unavailable", format!("without the mount (root is needed): {missed}"))?;
+    check(files(&point).is_empty() && !data.exists(), "something was written beneath the mount point")?;
+    let mounted = put(&format!("mount -t tmpfs none '{}' &&", point.display()))?;
+    check(mounted == "ok", format!("with the mount: {mounted}"))
 }
 
 fn share_goes_away() -> Outcome {
@@ -472,6 +529,42 @@ fn bindfs() -> Outcome {
     })
 }
 
+/// Characters that JSON writes with six, on file systems that keep them all in the attribute.
+fn largest_metadata() -> Outcome {
+    for mounted in [
+        Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?,
+        Mounted::loopback(&["mkfs.xfs", "-q"], 320 << 20)?,
+        Mounted::loopback(&["mkfs.ext4", "-q"], 32 << 20)?,
+    ] {
+        runtime().block_on(async {
+            let store = store(FsConfig::new(&mounted.path))?;
+            let expect = Expect::new().property("n", "\u{1}".repeat(store_core::Meta::MAX_PROPERTIES - 1));
+            let blob = text(store.put(&"blob".parse().unwrap(), source(1000), expect).await)?;
+            check(text(store.stat(&blob.location).await)?.meta == Some(blob.meta), "metadata differs")?;
+            text(store.verify(&blob.location, |_| {}).await).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+fn damaged_metadata() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = store(FsConfig::new(dir.path()))?;
+        let blob = text(store.put(&"blob".parse().unwrap(), source(1000), Expect::new()).await)?;
+        let path = dir.path().join("blob");
+        rustix::fs::setxattr(&path, "user.imagestore", b"{broken", rustix::fs::XattrFlags::empty()).unwrap();
+        kind_is(store.verify(&blob.location, |_| {}).await, ErrorKind::Corrupt, "verify")?;
+        let read = store.get(&blob.location, ..).await;
+        let hint = read.as_ref().err().and_then(|error| error.hint().map(str::to_owned)).unwrap_or_default();
+        kind_is(read, ErrorKind::Corrupt, "a read that cannot be checked")?;
+        check(hint.contains("user.imagestore"), format!("the hint is {hint:?}"))?;
+        // As the hint says.
+        rustix::fs::removexattr(&path, "user.imagestore").unwrap();
+        check(text(store.get(&blob.location, ..).await)?.len() == 1000, "the bytes cannot be read any more")
+    })
+}
+
 fn strange_files() -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
@@ -498,6 +591,27 @@ fn strange_files() -> Outcome {
         let put = store.put(&"link".parse().unwrap(), source(10), Expect::new()).await;
         kind_is(put, ErrorKind::AlreadyExists, "a put over a link")?;
         check(std::fs::read_to_string(&secret).unwrap() == "secret", "the file outside was changed")?;
+        kind_is(store.delete(&at("link")).await, ErrorKind::Denied, "deleting a link")?;
+        kind_is(store.delete(&at("directory")).await, ErrorKind::Invalid, "deleting a directory")?;
+        check(data.join("link").symlink_metadata().is_ok(), "a link was deleted")?;
+
+        // Nor is anything swept through a link.
+        let (outside, linked) = (dir.path().join("outside"), dir.path().join("linked"));
+        std::fs::create_dir_all(outside.join("staging")).unwrap();
+        std::fs::write(outside.join("staging/victim"), "victim").unwrap();
+        std::fs::write(outside.join("marker"), "").unwrap();
+        std::fs::create_dir(&linked).unwrap();
+        std::os::unix::fs::symlink(&outside, linked.join(".imagestore")).unwrap();
+        if let Ok(backend) = FsBackend::open(&FsConfig::new(&linked)) {
+            let store = Store::new("a", Arc::new(backend), Options::default());
+            let _ = store.sweep(Duration::ZERO).await;
+        }
+        std::fs::remove_file(linked.join(".imagestore")).unwrap();
+        std::fs::create_dir(linked.join(".imagestore")).unwrap();
+        std::os::unix::fs::symlink(outside.join("staging"), linked.join(".imagestore/staging")).unwrap();
+        let store_of_links = self::store(FsConfig::new(&linked))?;
+        check(store_of_links.sweep(Duration::ZERO).await.is_err(), "a link is swept")?;
+        check(outside.join("staging/victim").exists(), "a file outside was swept away")?;
 
         // What another program left, without metadata and with a name that is no id, is read all the same.
         std::fs::write(data.join("by hand, with spaces"), "by hand").unwrap();
@@ -663,6 +777,24 @@ fn page_cache() -> Outcome {
         )?;
     }
     Ok(())
+}
+
+fn growing_source() -> Outcome {
+    let mounted = Mounted::loopback(&["mkfs.xfs", "-q"], 320 << 20)?;
+    runtime().block_on(async {
+        let backend = Arc::new(text(FsBackend::open(&FsConfig::new(mounted.path.join("data"))))?);
+        let pieces: Vec<Bytes> = text(source(3 << 20).try_collect().await)?;
+        let path = mounted.path.join("source");
+        std::fs::write(&path, pieces.concat()).unwrap();
+        let source = Arc::new(std::fs::File::open(&path).unwrap());
+        // What a program measured before somebody appended to the file.
+        let size = 2_000_000;
+        let mut upload = text(backend.begin(&"blob".parse().unwrap(), SizeHint::exactly(size)).await)?;
+        check(text(upload.adopt(&source).await)?.is_some(), "XFS should share blocks")?;
+        let at = text(upload.commit(&Meta::new(size)).await)?;
+        let store = Store::new("a", backend, Options::default());
+        check(text(store.get(&at, ..).await)? == pieces.concat()[..2_000_000], "other bytes")
+    })
 }
 
 /// Free space tells whether blocks are shared: XFS and btrfs can, ext4 cannot.
