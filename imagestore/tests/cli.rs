@@ -49,7 +49,16 @@ impl User {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_imagestore"));
+        self.started(Command::new(PROGRAM), args)
+    }
+
+    /// A command line of the shell, in which the program is `$IMAGESTORE`.
+    fn shell(&self, line: &str) -> Ran {
+        let output = self.started(Command::new("sh"), &["-c", line]).env("IMAGESTORE", PROGRAM).output();
+        Ran::of(&[line], output.unwrap())
+    }
+
+    fn started(&self, mut command: Command, args: &[&str]) -> Command {
         command.args(args).current_dir(&self.home).env_clear().env("HOME", self.home.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -81,13 +90,19 @@ impl User {
 
     /// Starts a put from a pipe, sends it some megabytes, and waits until they are on the disk.
     fn stuck_put(&self) -> Child {
-        let mut child = self.command(&["put", "-", "--id", "stuck"]).stdin(Stdio::piped()).spawn().unwrap();
+        self.stuck(self.command(&["put", "-", "--id", "stuck"]))
+    }
+
+    fn stuck(&self, mut put: Command) -> Child {
+        let mut child = put.stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.as_mut().unwrap().write_all(&noise(6 << 20)).unwrap();
         let staging = self.path("fast/.imagestore/staging");
         wait_for(|| files(&staging).iter().any(|file| file.metadata().unwrap().len() > 0));
         child
     }
 }
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_imagestore");
 
 struct Ran {
     code: i32,
@@ -328,7 +343,7 @@ fn an_image_without_digests_is_not_called_intact() {
 
 #[test]
 fn a_signal_stops_a_put_and_leaves_nothing() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
         let user = User::new();
         let mut put = user.stuck_put();
         // The pipe stays open: only the signal ends the put.
@@ -342,6 +357,51 @@ fn a_signal_stops_a_put_and_leaves_nothing() {
         assert_eq!(user.ok(&["ls"]), "");
         assert_eq!(user.ok(&["sweep", "--older-than", "0s"]), "nothing to remove in store fast\n");
     }
+}
+
+#[test]
+fn a_put_under_nohup_outlives_its_terminal() {
+    let user = User::new();
+    let mut put = user.stuck(user.started(Command::new("nohup"), &[PROGRAM, "put", "-", "--id", "stuck"]));
+    kill(&put, Signal::HUP);
+    // It ends when its source does.
+    drop(put.stdin.take());
+    let ran = Ran::of(&["put"], put.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn a_pipe_without_a_byte_is_no_image() {
+    let user = User::new();
+    let empty = user.shell("false | \"$IMAGESTORE\" put - --id x");
+    assert_eq!(empty.code, 8, "{}", empty.err);
+    assert!(
+        empty.err.contains("nothing came out of the pipe") && empty.err.contains("--size 0"),
+        "{}",
+        empty.err
+    );
+    assert_eq!(user.ok(&["ls"]), "");
+    assert_eq!(user.shell("true | \"$IMAGESTORE\" put - --id x --size 0").code, 0);
+    user.write("empty.raw", b"");
+    user.ok(&["put", "empty.raw"]);
+}
+
+#[test]
+fn nothing_that_is_kept_writes_to_the_terminal() {
+    let user = User::new();
+    user.write("disk.img", b"a disk");
+    user.ok(&[
+        "put",
+        "disk.img",
+        "--id",
+        "a",
+        "-p",
+        "\u{1b}[31mred=1",
+        "-p",
+        "new\nid         forged=\u{1b}[0m",
+    ]);
+    let stat = user.ok(&["stat", "a"]);
+    assert!(!stat.contains('\u{1b}') && !stat.contains("\nid         forged"), "{stat}");
 }
 
 #[test]

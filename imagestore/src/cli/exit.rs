@@ -109,6 +109,7 @@ pub(crate) fn manual() -> String {
         (USAGE, "usage", "wrong usage of the command line"),
     ];
     let last = [
+        (129, "", "SIGHUP; nothing is left behind"),
         (130, "", "Ctrl-C; nothing is left behind"),
         (CLOSED_PIPE, "", "the reader of the output has gone away"),
         (143, "", "SIGTERM; nothing is left behind"),

@@ -61,7 +61,7 @@ pub(super) fn meta_rows(meta: &Meta) -> Vec<(&str, String)> {
     }
     rows.push(("created", format!("{:.0}", meta.created)));
     for (name, value) in &meta.properties {
-        rows.push(("property", format!("{name}={}", value.escape_debug())));
+        rows.push(("property", format!("{}={}", name.escape_debug(), value.escape_debug())));
     }
     rows.extend(digest_rows(&meta.digests));
     rows

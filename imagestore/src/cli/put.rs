@@ -1,7 +1,10 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use futures::StreamExt;
-use imagestore::{BlobId, Digests, Error, ErrorKind, Expect, Result, Size, buffer::Pool};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use imagestore::{BlobId, Chunk, Digests, Error, ErrorKind, Expect, Result, Size, buffer::Pool};
 use serde_json::json;
 
 use super::{App, args, exit::Outcome, output, shown, source::Source};
@@ -23,6 +26,8 @@ pub(super) async fn run(app: &App, args: args::Put) -> Outcome {
             let most = args.max_size.map_or(u64::MAX, |most| most.0);
             let counter = Arc::clone(&progress);
             let mut seen = 0;
+            // The program before the pipe may have failed without a word: then this is no image.
+            let empty = matches!(source, Source::Pipe(_)) && args.size != Some(Size(0));
             let chunks = source.chunks(Pool::new(store.info().chunk, SPARE_BUFFERS)).map(move |chunk| {
                 let chunk = chunk?;
                 seen += chunk.len();
@@ -32,7 +37,7 @@ pub(super) async fn run(app: &App, args: args::Put) -> Outcome {
                     false => Err(too_large(most)),
                 }
             });
-            store.put(&id, chunks, expect).await?
+            store.put(&id, if empty { not_empty(chunks).boxed() } else { chunks.boxed() }, expect).await?
         }
     };
     progress.finish();
@@ -93,6 +98,24 @@ fn expect(args: &args::Put, source: &Source, name: &str) -> Result<Expect> {
         expect = expect.property(&property.name, &property.value);
     }
     Ok(expect)
+}
+
+/// Lets bytes pass, and fails at the end if there were none.
+fn not_empty(chunks: impl Stream<Item = Result<Chunk>> + Send) -> impl Stream<Item = Result<Chunk>> + Send {
+    let seen = Arc::new(AtomicBool::new(false));
+    let any = Arc::clone(&seen);
+    let at_end = stream::once(async move {
+        match any.load(Ordering::Relaxed) {
+            true => Ok(Chunk::Data(Default::default())),
+            false => Err(Error::new(ErrorKind::Corrupt, "nothing came out of the pipe")
+                .with_hint("see what the program before it says; --size 0 stores an empty image")),
+        }
+    });
+    chunks
+        .inspect_ok(move |chunk| {
+            seen.fetch_or(chunk.len() > 0, Ordering::Relaxed);
+        })
+        .chain(at_end)
 }
 
 fn too_large(most: u64) -> Error {
