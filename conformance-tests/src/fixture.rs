@@ -274,6 +274,12 @@ impl Fixture {
     /// What it can do.
     pub async fn abilities(&self, patience: bool) -> store_core::Result<Abilities> {
         let store = self.open(self.options.clone()).await?;
+        // What a driver has to try out on its server it may know only after a first upload.
+        if store.info().can.write
+            && let Ok(upload) = store.upload(&BlobId::random(), Expect::new()).await
+        {
+            let _ = upload.abort().await; // Cases of their own tell what is wrong with it.
+        }
         let info = store.info();
         let options = store.options();
         let room = match info.can.capacity {

@@ -52,6 +52,7 @@ where
 #[derive(Default)]
 pub struct Suites {
     suites: Vec<Suite>,
+    at_once: Option<usize>,
 }
 
 struct Suite {
@@ -82,9 +83,18 @@ impl Suites {
         self
     }
 
+    /// Runs so many cases at once, unless the command line says otherwise, and not as many as there are cores: where a
+    /// server is far, or a fault is one that waits, most of the time is spent on waiting.
+    #[must_use]
+    pub fn at_once(mut self, cases: usize) -> Self {
+        self.at_once = Some(cases);
+        self
+    }
+
     /// Runs them all and ends the process.
     pub fn run(self) -> ! {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(self.at_once);
         let runtime = match Runtime::new() {
             Ok(runtime) => Arc::new(runtime),
             Err(error) => give_up(&format!("there is no runtime: {error}")),

@@ -19,7 +19,8 @@ pub type ChunkStream = BoxStream<'static, Result<Chunk>>;
 /// or undone by the driver, and MUST NOT become visible as a half-written blob.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// What this backend is and can do; constant.
+    /// What this backend is and can do; constant. Only [`Capabilities::atomic_create`] MAY be claimed later, when an upload
+    /// has shown what the server does.
     fn info(&self) -> &Info;
 
     /// Starts an upload. Nothing of it is visible under `id` before [`Upload::commit`].
@@ -142,7 +143,8 @@ pub struct Capabilities {
     pub capacity: bool,
     /// Digests, format, time and properties are kept with the bytes.
     pub metadata: bool,
-    /// Of any number of rival commits of one id exactly one wins, decided by the storage.
+    /// Of any number of rival commits of one id exactly one wins, decided by the storage. Maybe claimed only after the
+    /// first upload.
     pub atomic_create: bool,
     /// A killed process leaves a staged upload that `sweep` finds; where not, it leaves nothing.
     pub staging: bool,

@@ -1,4 +1,11 @@
-use std::{collections::BTreeSet, fmt, fs::File, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    fs::File,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,13 +19,14 @@ use store_core::{
     buffer::Pool,
     driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
 };
+use tokio::sync::OnceCell;
 
 use crate::{
     S3Config,
     client::{Client, Creation, Listed, Pending},
     config::{Conditional, Sse, host_of},
     error::region_of,
-    location::{Place, RESERVED, Theirs},
+    location::{Place, Theirs},
     upload::S3Upload,
 };
 
@@ -32,6 +40,12 @@ const FIRST_PIECE: u64 = 1 << 20;
 /// Requests of a sweep that are on their way at once.
 const SWEPT_AT_ONCE: usize = 16;
 
+/// Connections that are opened along with a store, besides the first one.
+const WARM: u32 = 3;
+
+/// Trying out a server is over after so long.
+const PROBED: Duration = Duration::from_secs(3600);
+
 /// Blobs as objects of an S3 bucket.
 #[derive(Clone)]
 pub struct S3Backend {
@@ -39,9 +53,15 @@ pub struct S3Backend {
 }
 
 pub(crate) struct Shared {
+    /// What is claimed before it is known whether the server honours conditions.
     info: Info,
+    atomic: Info,
     pub(crate) config: S3Config,
     pub(crate) client: Client,
+    /// The client for commits, when it is known which conditions the server honours.
+    committer: OnceCell<Client>,
+    /// The key and the token of the blob that was found last: whoever looks for one is about to open it.
+    located: Mutex<Option<(String, String)>>,
     pub(crate) place: Place,
     /// Buffers of `part_size`.
     pub(crate) pool: Pool,
@@ -57,11 +77,12 @@ impl Shared {
 }
 
 impl S3Backend {
-    /// Connects to the bucket: fails if it cannot be used, creates it if that is configured, and finds out what the
-    /// server does with conditional writes.
+    /// Connects to the bucket: fails if it cannot be used, and creates it if that is configured. What the server does with
+    /// conditional writes is found out with the first upload, while that is on its way: only then `atomic_create` is claimed.
     pub async fn connect(config: &S3Config) -> Result<Self> {
         config.check()?;
         let mut client = Client::new(config).await?;
+        client.warm_up(WARM.min(config.concurrency - 1));
         if let Err(error) = again(|| client.check_bucket(&config.prefix, config.create_bucket)).await {
             // Where nobody said which region the bucket is in, the server does.
             let region = region_of(&error).filter(|_| config.region.is_none()).map(str::to_owned);
@@ -75,11 +96,9 @@ impl S3Backend {
             bucket: config.bucket.clone(),
             prefix: config.prefix.clone(),
         };
-        // Amazon's servers are known to honour conditions.
-        if config.conditional_writes == Conditional::Auto && config.endpoint.is_some() {
-            let probe = format!("{}{RESERVED}probe/{}", place.prefix, BlobId::random());
-            Box::pin(client.probe(&probe)).await?;
-        }
+        // Amazon's servers are known to honour conditions. Others are tried out with the first upload.
+        let tried_out = config.conditional_writes == Conditional::Auto && config.endpoint.is_some();
+        let committer = OnceCell::new_with((!tried_out).then(|| client.clone()));
         let mut info = Info::new("s3");
         info.also = &["s3+http", "s3+https"];
         info.chunk = CHUNK;
@@ -87,10 +106,11 @@ impl S3Backend {
         info.can.delete = true;
         info.can.list = true;
         info.can.metadata = true;
-        info.can.atomic_create = client.creation != Creation::Looked;
         info.can.copy = true;
         info.can.presign = config.sse != Some(Sse::Customer);
         info.can.staging = true;
+        let mut atomic = info.clone();
+        atomic.can.atomic_create = true;
         let pool_of = |size: Size| Pool::new(size.0 as usize, config.concurrency as usize);
         let pool = pool_of(config.part_size);
         let read_pool =
@@ -99,7 +119,9 @@ impl S3Backend {
         let mut config = config.clone();
         (config.access_key, config.secret_key, config.session_token) = (None, None, None);
         (config.sse_customer_key, config.proxy) = (None, None);
-        Ok(Self { shared: Arc::new(Shared { info, config, client, place, pool, read_pool }) })
+        let located = Mutex::default();
+        let shared = Shared { info, atomic, config, client, committer, located, place, pool, read_pool };
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
@@ -115,15 +137,57 @@ fn hosts(config: &S3Config, region: Option<String>) -> Result<(String, Vec<Strin
 }
 
 impl Shared {
+    /// The client for commits. To be called on a task of its own: what is dropped leaves the object that it tries out.
+    pub(crate) async fn committer(&self) -> Result<&Client> {
+        let probe = async {
+            let key = format!("{}{}", self.place.probes(), BlobId::random());
+            Box::pin(self.client.probed(&key)).await
+        };
+        self.committer.get_or_try_init(|| probe).await
+    }
+
+    /// The client for commits, where it is known by now.
+    pub(crate) fn known_committer(&self) -> Option<&Client> {
+        self.committer.get()
+    }
+
+    /// Starts to find out what a committer has to know, where that is not known yet.
+    pub(crate) fn probing(self: &Arc<Self>) -> Option<Request<()>> {
+        let shared = Arc::clone(self);
+        let probing = async move { shared.committer().await.map(drop) };
+        self.committer.get().is_none().then(|| Request::spawn(probing))
+    }
+
+    async fn locate(&self, id: &BlobId) -> Result<Location> {
+        let key = self.place.key(id);
+        let object = self.client.head(&key).await?.ok_or_else(|| Error::no_blob(id))?;
+        let at = self.place.location(&key)?;
+        *self.located() = object.token.map(|token| (key, token));
+        Ok(at)
+    }
+
+    fn located(&self) -> MutexGuard<'_, Option<(String, String)>> {
+        self.located.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn describe(&self, name: &str, at: &Location) -> Result<S3Download> {
         let key = format!("{}{name}", self.place.prefix);
-        let object = self.client.head(&key).await?.ok_or_else(|| Error::not_found(at))?;
+        // What was there a moment ago most often still is. Its metadata is then read while that is looked up.
+        let token = self.located().take_if(|(located, _)| *located == key).map(|(_, token)| token);
+        let (object, early) = tokio::join!(self.client.head(&key), async {
+            match &token {
+                Some(token) => self.client.get(&self.place.sidecar(name, token)).await,
+                None => Ok(None),
+            }
+        });
+        let object = object?.ok_or_else(|| Error::not_found(at))?;
+        let json = match &object.token {
+            Some(found) if token.as_ref() == Some(found) => early?,
+            Some(found) => self.client.get(&self.place.sidecar(name, found)).await?,
+            None => None,
+        };
         let mut stat = Stat::new(object.size);
-        if let Some(token) = &object.token
-            && let Some(json) = self.client.get(&self.place.sidecar(name, token)).await?
-        {
-            stat.meta = Some(Meta::from_json(&json)?);
-        }
+        stat.meta = json.map(|json| Meta::from_json(&json)).transpose()?;
         Ok(self.download(self.client.clone(), key, object.etag, stat))
     }
 
@@ -179,21 +243,22 @@ impl Shared {
                 None => break,
             }
         }
-        // Last: no upload that is gone can complete any more.
-        self.sweep_claims(old).await?;
+        // Last: no upload that is gone can complete any more. Where it is not known whether there are claims, there may be.
+        if self.known_committer().is_none_or(|client| client.creation == Creation::Claimed) {
+            self.sweep_small(&self.place.claims(), old).await?;
+        }
+        // A young probe may be one that is going on, whose server would be misjudged.
+        self.sweep_small(&self.place.probes(), Cutoff::new(age.max(PROBED))).await?;
         Ok(swept)
     }
 
-    /// Removes claims whose uploads ended without giving them up.
-    async fn sweep_claims(&self, old: Cutoff) -> Result<()> {
-        if self.client.creation != Creation::Claimed {
-            return Ok(());
-        }
+    /// Removes small objects, claims or probes, whose process ended without doing so; and the uploads of their keys.
+    async fn sweep_small(&self, prefix: &str, old: Cutoff) -> Result<()> {
         let mut next = None;
         loop {
-            let (page, more) = self.client.list(&self.place.claims(), next).await?;
-            for claim in page.iter().filter(|claim| old.takes(claim.modified)) {
-                self.client.delete(&claim.key).await?;
+            let (page, more) = self.client.list(prefix, next).await?;
+            for object in page.iter().filter(|object| old.takes(object.modified)) {
+                self.client.clear(&object.key).await?;
             }
             match more {
                 Some(_) => next = more,
@@ -261,20 +326,19 @@ impl fmt::Debug for S3Backend {
 #[async_trait]
 impl Backend for S3Backend {
     fn info(&self) -> &Info {
-        &self.shared.info
+        match self.shared.known_committer() {
+            Some(client) if client.creation != Creation::Looked => &self.shared.atomic,
+            _ => &self.shared.info,
+        }
     }
 
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        let steps = S3Upload::new(Arc::clone(&self.shared), id, size).await?;
+        let steps = S3Upload::new(Arc::clone(&self.shared), id, size)?;
         Ok(Box::new(Guarded::begin(steps).await?))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
-        let key = self.shared.place.key(id);
-        match self.shared.client.head(&key).await? {
-            Some(_) => self.shared.place.location(&key),
-            None => Err(Error::no_blob(id)),
-        }
+        self.shared.locate(id).await
     }
 
     async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {

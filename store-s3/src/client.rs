@@ -287,6 +287,11 @@ impl Client {
         Self { s3: aws_sdk_s3::Client::from_conf(config), bucket: theirs.bucket.clone(), ..self.clone() }
     }
 
+    /// Whether checksums are kept with objects, which are then asked for with each part.
+    pub(crate) fn keeps_checksums(&self) -> bool {
+        self.algorithm().is_some()
+    }
+
     /// Whether a write can be made to fail if the object is no longer the one that had an entity tag.
     pub(crate) fn matches(&self) -> bool {
         self.matching.is_some()
@@ -327,67 +332,83 @@ impl Client {
         }
     }
 
-    /// Finds out which conditions of a write the server honours, by writing `key` some times.
-    pub(crate) async fn probe(&mut self, key: &str) -> Result<()> {
-        (self.creation, self.matching) = match Box::pin(self.try_conditions(key)).await {
-            Ok(found) => found,
-            // Credentials that only read, or a full server: nothing will be written anyway.
-            Err(error) if [ErrorKind::Denied, ErrorKind::NoSpace].contains(&error.kind()) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        again(|| self.delete(key)).await
-    }
-
-    async fn try_conditions(&self, key: &str) -> Result<(Creation, Option<Matching>)> {
+    /// The same client, with what the server makes of the conditions of a write: found out by writing `key` some times.
+    /// What does not depend on each other is asked at once.
+    pub(crate) async fn probed(&self, key: &str) -> Result<Self> {
         let asked = Self { creation: Creation::Atomic, matching: Some(Matching::Quoted), ..self.clone() };
-        match again(|| asked.put(key, Bytes::new(), Only::New)).await {
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok((Creation::Looked, None)),
+        let (creation, matching) = match again(|| asked.put(key, Bytes::new(), Only::New)).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => (Creation::Looked, None),
             // An earlier attempt came through, and its reply was lost.
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        match again(|| asked.put(key, Bytes::new(), Only::New)).await {
-            Ok(_) => return Ok((Creation::Looked, None)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let creation = match asked.try_complete(key).await? {
-            true => Creation::Atomic,
-            false => Creation::Claimed,
+            put => {
+                let tried = Box::pin(asked.try_conditions(key, put.ok().flatten())).await;
+                again(|| self.delete(key)).await?;
+                tried?
+            }
         };
-        let Some(tag) = again(|| self.head(key)).await?.and_then(|object| object.etag) else {
-            return Ok((creation, None));
+        Ok(Self { creation, matching, ..self.clone() })
+    }
+
+    /// What keeps `key` from being replaced, which there is.
+    async fn try_conditions(&self, key: &str, tag: Option<String>) -> Result<(Creation, Option<Matching>)> {
+        let (second, matching, upload) = tokio::join!(
+            again(|| self.put(key, Bytes::new(), Only::New)),
+            self.try_matching(key, tag),
+            again(|| self.create(key, "probe", false)),
+        );
+        let upload = upload?;
+        let creation = match second {
+            Ok(_) => Ok(Creation::Looked),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.try_complete(key, &upload).await,
+            Err(error) => Err(error),
         };
+        again(|| self.abort(key, &upload)).await?;
+        match creation? {
+            Creation::Looked => Ok((Creation::Looked, None)),
+            creation => Ok((creation, matching?)),
+        }
+    }
+
+    /// How an entity tag has to stand in `If-Match` for `key` to be replaced.
+    async fn try_matching(&self, key: &str, tag: Option<String>) -> Result<Option<Matching>> {
+        let tag = match tag {
+            None => again(|| self.head(key)).await?.and_then(|object| object.etag),
+            tag => tag,
+        };
+        let Some(tag) = tag else { return Ok(None) };
         for matching in [Matching::Quoted, Matching::Bare] {
-            let asked = Self { matching: Some(matching), ..asked.clone() };
+            let asked = Self { matching: Some(matching), ..self.clone() };
             match again(|| asked.put(key, Bytes::new(), Only::Instead(&tag))).await {
-                Ok(_) => return Ok((creation, Some(matching))),
+                Ok(_) => return Ok(Some(matching)),
                 Err(error) if error.is_retryable() => return Err(error),
                 Err(_) => {}
             }
         }
-        Ok((creation, None))
+        Ok(None)
     }
 
-    /// Whether an object that is made of parts does not replace `key`, which there is.
-    async fn try_complete(&self, key: &str) -> Result<bool> {
-        let upload = again(|| self.create(key, "probe", false)).await?;
-        let completed = async {
-            let part = again(|| self.part(key, &upload, 1, Bytes::from_static(b"probe"), false)).await?;
-            match self.complete(key, &upload, vec![part], Only::New).await {
-                Ok(()) => Ok(false),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(true),
-                Err(error) if error.is_retryable() => Err(error),
-                // Whatever it says, it does not do it.
-                Err(error) => {
-                    tracing::debug!(%error, "no conditions for objects made of parts");
-                    Ok(false)
-                }
+    /// Whether an object that is made of parts does not replace `key` either.
+    async fn try_complete(&self, key: &str, upload: &str) -> Result<Creation> {
+        let part = again(|| self.part(key, upload, 1, Bytes::from_static(b"probe"), false)).await?;
+        match self.complete(key, upload, vec![part], Only::New).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Creation::Atomic),
+            Err(error) if error.is_retryable() => Err(error),
+            Ok(()) => Ok(Creation::Claimed),
+            // Whatever it says, it does not do it.
+            Err(error) => {
+                tracing::debug!(%error, "no conditions for objects made of parts");
+                Ok(Creation::Claimed)
             }
-        };
-        let outcome = completed.await;
-        again(|| self.abort(key, &upload)).await?;
-        outcome
+        }
+    }
+
+    /// Opens connections beside the first one, for the transfer that most likely follows: each takes a round trip, with
+    /// TLS two. A request is the only way to have one opened; what it says is of no interest.
+    pub(crate) fn warm_up(&self, connections: u32) {
+        for _ in 0..connections {
+            let call = self.s3.head_bucket().bucket(&self.bucket).send();
+            tokio::spawn(async move { tokio::time::timeout(CALL, call).await.is_ok() });
+        }
     }
 
     /// Describes an object, or says that there is none.
@@ -417,6 +438,24 @@ impl Client {
             }
             Err(why) => match from_sdk(WHAT, &why) {
                 why if why.kind() == ErrorKind::NotFound => Ok(None),
+                why => Err(why),
+            },
+        }
+    }
+
+    /// Describes an object that most likely is not there, which this says at once: to a `HEAD` of a missing one, it takes
+    /// another request to hear what it is that is missing.
+    pub(crate) async fn find(&self, key: &str) -> Result<Option<Object>> {
+        const WHAT: &str = "look for an object";
+        let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key)).range("bytes=0-0").send();
+        match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
+            Ok(_) => self.head(key).await,
+            Err(error) => match from_sdk(WHAT, &error) {
+                why if why.kind() == ErrorKind::NotFound => Ok(None),
+                // An empty one has no first byte.
+                _ if error.raw_response().is_some_and(|raw| raw.status().as_u16() == 416) => {
+                    self.head(key).await
+                }
                 why => Err(why),
             },
         }

@@ -2,7 +2,7 @@ use percent_encoding::percent_decode_str;
 use store_core::{BlobId, Error, ErrorKind, Location, Result, Secret};
 
 /// What all that is not a blob lies under, behind the store's prefix. No id starts with a dot.
-pub(crate) const RESERVED: &str = ".imagestore/";
+const RESERVED: &str = ".imagestore/";
 
 /// Which objects of which server are this store's.
 #[derive(Clone, Debug)]
@@ -39,6 +39,11 @@ impl Place {
     /// The key of one of the two objects that long parts of the upload `token` of `name` are gathered in, in turns.
     pub(crate) fn gathered(&self, name: &str, token: &str, part: i32) -> String {
         format!("{}{RESERVED}part/{name}.{token}.{}", self.prefix, part % 2)
+    }
+
+    /// What the keys start with that are written to find out what the server does.
+    pub(crate) fn probes(&self) -> String {
+        format!("{}{RESERVED}probe/", self.prefix)
     }
 
     /// What the keys of all claims start with.

@@ -27,9 +27,13 @@ pub(crate) struct S3Upload {
     /// Buffers of the size of the next piece.
     pool: Pool,
     filling: Option<Buffer>,
-    opening: Pending<Option<String>>,
+    opening: Pending<Opened>,
     creating: Pending<String>,
+    /// It will be longer than one part, as far as is known.
+    long: bool,
     upload: Option<String>,
+    /// Finding out what the server does with conditions, which a commit has to know.
+    probing: Option<Request<()>>,
     /// Parts on their way.
     flying: InFlight<Request<Landed>>,
     parts: Vec<CompletedPart>,
@@ -42,6 +46,15 @@ pub(crate) struct S3Upload {
     gathered: bool,
     /// The entity tag that the sidecar had before the commit.
     sidecar_etag: Option<String>,
+    /// The metadata on its way into the sidecar.
+    describing: InFlight<Request<()>>,
+}
+
+/// What there is of an upload when it has begun.
+#[derive(Default)]
+struct Opened {
+    sidecar_etag: Option<String>,
+    upload: Option<String>,
 }
 
 /// Where an upload goes.
@@ -79,12 +92,9 @@ const CLAIM_ATTEMPTS: u32 = 12;
 
 impl S3Upload {
     /// Prepares an upload; nothing is written yet.
-    pub(crate) async fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+    pub(crate) fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
         let key = store.place.key(id);
         let plan = Plan::new(&store.config, hint.total)?;
-        if store.client.head(&key).await?.is_some() {
-            return Err(Error::taken(id));
-        }
         let token = token()?;
         let sidecar = store.place.sidecar(id.as_str(), &token);
         let pool = pool_of(&store, plan.piece(1));
@@ -96,7 +106,9 @@ impl S3Upload {
             filling: None,
             opening: Pending::default(),
             creating: Pending::default(),
+            long: hint.total.is_some_and(|total| total > plan.piece(1)),
             upload: None,
+            probing: None,
             flying: InFlight::default(),
             parts: Vec::new(),
             started: 0,
@@ -104,6 +116,7 @@ impl S3Upload {
             gathering: None,
             gathered: false,
             sidecar_etag: None,
+            describing: InFlight::default(),
         })
     }
 
@@ -238,11 +251,16 @@ impl S3Upload {
 }
 
 impl Steps for S3Upload {
-    /// Writes the sidecar, still empty: what is found of a killed process.
+    /// Writes the sidecar, still empty: what is found of a killed process. Only then anything else is created.
     async fn begin(&mut self) -> Result<()> {
+        let store = Arc::clone(&self.target.store);
+        self.probing = store.probing();
+        // Kept checksums are not for parts that are copied, and whether there will be any is not known yet.
+        let creates = self.long && (!self.kept || !self.target.store.client.keeps_checksums());
         let target = Arc::clone(&self.target);
-        let put = async move { target.store.client.put(&target.sidecar, Bytes::new(), Only::Always).await };
-        self.sidecar_etag = self.opening.run(Request::spawn(put)).await?;
+        let opening = Request::spawn(async move { Box::pin(target.open(creates)).await });
+        let opened = self.opening.run(opening).await?;
+        (self.sidecar_etag, self.upload) = (opened.sidecar_etag, opened.upload);
         Ok(())
     }
 
@@ -266,8 +284,14 @@ impl Steps for S3Upload {
         }
         self.kept = false;
         let upload = self.upload().await?;
+        if let Some(probing) = &mut self.probing {
+            let ended = probing.await;
+            self.probing = None;
+            ended?;
+        }
+        let matches = store.committer().await?.matches();
         // Swift knows objects made of parts by two tags, and compares with the other one.
-        let etag = object.etag.clone().filter(|_| store.client.matches());
+        let etag = object.etag.clone().filter(|_| matches);
         for range in copied_parts(size) {
             while self.flying.len() >= store.config.concurrency as usize {
                 self.land().await?;
@@ -298,36 +322,48 @@ impl Steps for S3Upload {
     }
 
     async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
-        let body = if self.upload.is_some() {
-            if self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
-                self.send().await?;
-            }
-            self.end_gathering().await?;
-            self.land_all().await?;
-            Body::Parts(self.upload.clone().unwrap_or_default(), std::mem::take(&mut self.parts))
-        } else {
-            // Never an empty part: some servers refuse one.
-            Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default())
+        if self.upload.is_some() && self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
+            self.send().await?;
+        }
+        // The metadata goes along with the last parts: nothing is visible yet.
+        let (target, etag, described) = (Arc::clone(&self.target), self.sidecar_etag.clone(), meta.clone());
+        let describing = async move { target.describe(etag.as_deref(), &described).await };
+        self.describing.push(Request::spawn(describing), 0);
+        self.end_gathering().await?;
+        self.land_all().await?;
+        self.describing.next().await.transpose()?;
+        // Never an empty part: some servers refuse one. Less may have come than was announced.
+        if let Some(upload) = self.upload.as_ref().filter(|_| self.parts.is_empty()) {
+            again(|| self.target.store.client.abort(&self.target.key, upload)).await?;
+            self.upload = None;
+        }
+        let body = match &self.upload {
+            Some(upload) => Body::Parts(upload.clone(), std::mem::take(&mut self.parts)),
+            None => Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()),
         };
-        let (target, etag, meta) = (Arc::clone(&self.target), self.sidecar_etag.clone(), meta.clone());
-        Ok(Request::spawn(async move { target.commit(body, etag, &meta).await }))
+        let (target, size) = (Arc::clone(&self.target), meta.size);
+        Ok(Request::spawn(async move { Box::pin(target.commit(body, size)).await }))
     }
 
     fn location(&self) -> Result<Location> {
         self.target.store.place.location(&self.target.key)
     }
 
-    async fn discard(self, committed: bool) -> Result<()> {
+    async fn discard(mut self, committed: bool) -> Result<()> {
         let target = self.target;
         let client = &target.store.client;
         self.flying.stop(Duration::ZERO).await;
-        self.opening.left().await; // The sidecar is removed in any case.
+        if let Some(probing) = self.probing {
+            let _ = probing.await; // Whatever it has found out, it has removed what it wrote.
+        }
+        while self.describing.next().await.is_some() {}
+        let opened = self.opening.left().await.unwrap_or_default(); // The sidecar is removed in any case.
         // What was created after the upload is one for a part, and is found by its key.
         let created = self.creating.left().await;
         if committed && target.look().await? == Some(true) {
             again(|| client.delete(&target.key)).await?;
         }
-        if let Some(upload) = self.upload.or(created) {
+        if let Some(upload) = self.upload.or(opened.upload).or(created) {
             again(|| client.abort(&target.key, &upload)).await?;
         }
         if self.gathered {
@@ -336,7 +372,10 @@ impl Steps for S3Upload {
                 again(|| client.clear(&key)).await?;
             }
         }
-        if committed && client.creation == Creation::Claimed && target.has_claim().await? {
+        // The claim is taken with a commit, which has made sure that it is known whether there are claims.
+        let claims =
+            target.store.known_committer().is_some_and(|client| client.creation == Creation::Claimed);
+        if committed && claims && target.has_claim().await? {
             let claim = target.store.place.claim(&target.id);
             again(|| client.delete(&claim)).await?;
         }
@@ -353,16 +392,57 @@ enum Body {
 }
 
 impl Target {
-    /// Writes the metadata, then makes the object.
-    async fn commit(&self, body: Body, etag: Option<String>, meta: &Meta) -> Result<()> {
-        self.describe(etag.as_deref(), meta).await?;
-        self.publish(&body).await?;
-        self.check(meta.size).await
+    /// Writes the sidecar, then starts the upload if it `creates` one, while it looks whether the id is free. After an
+    /// error, nothing of that is left.
+    async fn open(&self, creates: bool) -> Result<Opened> {
+        let client = &self.store.client;
+        let mut opened = Opened::default();
+        let start = async {
+            opened.sidecar_etag = again(|| client.put(&self.sidecar, Bytes::new(), Only::Always)).await?;
+            if creates {
+                opened.upload = Some(again(|| client.create(&self.key, &self.token, false)).await?);
+            }
+            Ok(())
+        };
+        let (started, there) = tokio::join!(start, again(|| client.find(&self.key)));
+        let error = match (started, there) {
+            (Ok(()), Ok(None)) => return Ok(opened),
+            (_, Ok(Some(_))) => Error::taken(&self.id),
+            (Err(error), _) | (_, Err(error)) => error,
+        };
+        let undone = async {
+            if let Some(upload) = &opened.upload {
+                again(|| client.abort(&self.key, upload)).await?;
+            }
+            again(|| client.delete(&self.sidecar)).await
+        };
+        if let Err(error) = undone.await {
+            tracing::warn!(%error, "an upload that did not begin is still there; sweep will remove it");
+        }
+        Err(error)
+    }
+
+    /// Makes the object, whose metadata is written.
+    async fn commit(&self, body: Body, size: u64) -> Result<()> {
+        if self.store.committer().await?.creation != Creation::Claimed {
+            self.make(&body).await?;
+            return self.check(size).await;
+        }
+        // One upload at a time: the server needs a claim to decide between two.
+        self.claim().await?;
+        // After a failure, the clean-up gives it up, when nothing can come any more.
+        self.make(&body).await?;
+        let claim = self.store.place.claim(&self.id);
+        let (given_up, checked) = tokio::join!(again(|| self.store.client.delete(&claim)), self.check(size));
+        if let Err(error) = given_up {
+            tracing::warn!(%error, "the claim of a finished upload is still there; sweep will remove it");
+        }
+        checked
     }
 
     /// Replaces the empty sidecar. If it is gone, so is the upload: a sweep took it.
     async fn describe(&self, etag: Option<&str>, meta: &Meta) -> Result<()> {
-        let client = &self.store.client;
+        let client = self.store.committer().await?;
         let json = Bytes::from(meta.to_json());
         let written = again(|| async {
             let only = match etag {
@@ -402,24 +482,9 @@ impl Target {
         Ok(part)
     }
 
-    /// Makes the object, under a claim where the server needs one to decide between two.
-    async fn publish(&self, body: &Body) -> Result<()> {
-        if self.store.client.creation != Creation::Claimed {
-            return self.make(body).await;
-        }
-        self.claim().await?;
-        // After a failure, the clean-up gives it up, when nothing can come any more.
-        self.make(body).await?;
-        let claim = self.store.place.claim(&self.id);
-        if let Err(error) = again(|| self.store.client.delete(&claim)).await {
-            tracing::warn!(%error, "the claim of a finished upload is still there; sweep will remove it");
-        }
-        Ok(())
-    }
-
     /// Takes the claim on the id, which is waited for while a rival has it.
     async fn claim(&self) -> Result<()> {
-        let (client, key) = (&self.store.client, self.store.place.claim(&self.id));
+        let (client, key) = (self.store.committer().await?, self.store.place.claim(&self.id));
         for attempt in 1..=CLAIM_ATTEMPTS {
             match again(|| client.put(&key, Bytes::from(self.token.clone()), Only::New)).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -448,7 +513,7 @@ impl Target {
 
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
     async fn make(&self, body: &Body) -> Result<()> {
-        let client = &self.store.client;
+        let client = self.store.committer().await?;
         let (mut failed, mut before) = (0, None);
         loop {
             // Where the server does not decide, a look just before does: under the claim, or as the best that is left.
@@ -493,7 +558,7 @@ impl Target {
 
     /// Whether there is an object, and if it is this upload's.
     async fn look(&self) -> Result<Option<bool>> {
-        let found = again(|| self.store.client.head(&self.key)).await?;
+        let found = again(|| self.store.client.find(&self.key)).await?;
         Ok(found.map(|object| object.token.as_deref() == Some(&self.token)))
     }
 

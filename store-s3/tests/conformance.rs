@@ -22,6 +22,7 @@ static SWIFT: Started = LazyLock::new(|| Server::start_swift("s3-conformance", &
 
 fn main() {
     Suites::new()
+        .at_once(6)
         .with("s3", async || setup(&MINIO, |_| {}).await)
         .with("s3-rgw", async || setup(&RGW, |_| {}).await)
         .with("s3-swift", async || setup(&SWIFT, |_| {}).await)

@@ -39,7 +39,7 @@ type Outcome = Result<(), String>;
 type Plain = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let broken: [Plain; 18] = [
+    let broken: [Plain; 19] = [
         ("a_server_that_ignores_ranges_is_read_exactly", ignored_range),
         ("a_range_that_is_served_as_all_is_read_exactly", unnamed_range),
         ("an_answer_that_ends_early_is_gone_on_with", early_end),
@@ -58,6 +58,7 @@ fn main() {
         ("a_refusal_before_the_body_is_heard", early_refusal),
         ("a_missing_blob_that_may_not_be_listed_is_denied", hidden),
         ("a_coding_that_is_none_is_ignored", coded),
+        ("no_more_is_asked_than_it_takes", requests),
     ];
     let real: [Plain; 16] = [
         ("a_certificate_is_checked", certificates),
@@ -87,15 +88,19 @@ fn main() {
         .map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)))
         .collect();
     trials.extend(real.map(|(name, test)| needing(name, &SERVER, "s3-rgw", test)));
-    let rgw: [Plain; 4] = [
+    let rgw: [Plain; 5] = [
         ("temporary_credentials_come_from_where_the_sdk_looks", temporary),
         ("permissions_that_are_missing_are_named", permissions),
         ("a_full_quota_is_no_space_and_keeps_nothing", full_quota),
         ("a_server_that_is_killed_is_waited_for", killed),
+        ("each_request_under_a_claim_may_break_anywhere", breaks_under_claims),
     ];
     trials.extend(rgw.map(|(name, test)| needing(name, &RGW, "s3-rgw", test)));
     trials.extend(minio.map(|(name, test)| needing(name, &MINIO, "s3", test)));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut arguments = Arguments::from_args();
+    // More than there are cores: most of the time they wait, as they are to.
+    arguments.test_threads.get_or_insert(6);
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 type Started = LazyLock<Result<Server, String>>;
@@ -158,6 +163,12 @@ fn refused<T>(outcome: Result<T, Error>, kind: ErrorKind, hint: &str) -> Result<
         Err(error) => Err(format!("expected {kind} ({hint}), got {error:?}, hint {:?}", error.hint())),
         Ok(_) => Err(format!("expected {kind} ({hint}), and it worked")),
     }
+}
+
+/// Lets the store find out what its server does with conditions, as a first upload does.
+async fn tried_out(store: &Store) -> Outcome {
+    let upload = text(store.upload(&BlobId::random(), Expect::new()).await)?;
+    text(upload.abort().await)
 }
 
 fn content(len: usize) -> Bytes {
@@ -448,6 +459,8 @@ fn no_conditions() -> Outcome {
         let wrong = Wrong { ignores_conditions: true, ..Wrong::default() };
         let mut config = wrong.clone().start().await;
         let store = open(&config).await?;
+        check(!store.info().can.atomic_create, "claimed before it is known")?;
+        tried_out(&store).await?;
         check(!store.info().can.atomic_create, "the server was not found out")?;
         let mut late = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
         text(late.write(Bytes::from("late")).await)?;
@@ -507,6 +520,7 @@ fn unconditional_parts() -> Outcome {
     run(async {
         let wrong = Wrong { replaces_by_parts: true, ..Wrong::default() };
         let store = open(&wrong.clone().start().await).await?;
+        tried_out(&store).await?;
         check(store.info().can.atomic_create, "a claim is as good")?;
         let long = content(9 << 20);
         let mut late = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
@@ -588,7 +602,9 @@ fn passing() -> Outcome {
             ("400 Bad Request", "", "BadDigest"),
             ("409 Conflict", "", "ConditionalRequestConflict"),
         ];
-        for operation in ["CreateMultipartUpload", "UploadPart", "PutObject", "HeadObject", "GetObject"] {
+        // At once: most of it is waiting.
+        let operations = ["CreateMultipartUpload", "UploadPart", "PutObject", "HeadObject", "GetObject"];
+        let outcomes = operations.map(|operation| async move {
             let wrong = Wrong::default();
             let store = open(&wrong.clone().start().await).await?;
             let kept = text(put(&store, "kept", &content(9 << 20)).await)?;
@@ -604,9 +620,9 @@ fn passing() -> Outcome {
                 check(wrong.instead.lock().unwrap().is_empty(), said("nothing was refused".to_owned()))?;
                 text(store.delete(&at).await)?;
             }
-            check(wrong.objects.lock().unwrap().len() == 2, "something is left behind")?;
-        }
-        Ok(())
+            check(wrong.objects.lock().unwrap().len() == 2, "something is left behind")
+        });
+        futures::future::try_join_all(outcomes).await.map(drop)
     })
 }
 
@@ -630,6 +646,7 @@ fn survivors() -> Outcome {
     run(async {
         let wrong = Wrong::default();
         let store = open(&wrong.clone().start().await).await?;
+        tried_out(&store).await?;
         *wrong.survivors.lock().unwrap() = 2;
         let mut upload = text(store.upload(&"a".parse().unwrap(), Expect::new()).await)?;
         text(upload.write(content(20 << 20)).await)?;
@@ -673,6 +690,61 @@ fn hidden() -> Outcome {
 
 fn coded() -> Outcome {
     run(round_trip(Wrong { says_chunked: true, ..Wrong::default() }))
+}
+
+/// A far server answers each request late, so their number counts; and who only reads writes nothing.
+fn requests() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let config = wrong.clone().start().await;
+        let store = open(&config).await?;
+        tried_out(&store).await?;
+        let heard = || -> Vec<(&'static str, String)> {
+            let heard = std::mem::take(&mut *wrong.heard.lock().unwrap());
+            // Not those whose only purpose is a connection.
+            let heard = heard.iter().filter(|request| {
+                !["/bucket", "/bucket/"].contains(&&*request.path) || request.method != "HEAD"
+            });
+            heard.map(|request| (request.operation(), request.path.clone())).collect()
+        };
+        let counted = |heard: &[(&'static str, String)]| {
+            let mut counted = BTreeMap::new();
+            heard.iter().for_each(|(operation, _)| *counted.entry(*operation).or_insert(0) += 1);
+            counted.into_iter().collect::<Vec<_>>()
+        };
+        heard();
+        // The metadata's place, the id, the metadata, the blob, what became of it.
+        let small = text(put(&store, "small", &content(1000)).await)?;
+        let expected = [("GetObject", 1), ("HeadObject", 1), ("PutObject", 3)];
+        check(counted(&heard()) == expected, "a small blob takes other requests")?;
+        let source = stream::iter((0..20).map(|_| Ok(content(1 << 20))));
+        let long = store.put(&"long".parse().unwrap(), source, Expect::new().size(20 << 20)).await;
+        let asked = heard();
+        let expected = [
+            ("CompleteMultipartUpload", 1),
+            ("CreateMultipartUpload", 1),
+            ("GetObject", 1),
+            ("HeadObject", 1),
+            ("PutObject", 2),
+            ("UploadPart", 3),
+        ];
+        check(counted(&asked) == expected, format!("a long blob takes {asked:?}"))?;
+        // Otherwise a killed process leaves what no sweep finds on MinIO.
+        let first = |wanted| asked.iter().position(|(operation, _)| *operation == wanted);
+        check(first("PutObject") < first("CreateMultipartUpload"), "the upload comes before its sidecar")?;
+        let last = asked.iter().rposition(|(operation, _)| *operation == "PutObject");
+        check(last < first("CompleteMultipartUpload"), "the blob comes before its metadata")?;
+        for (at, pieces) in [(&small, 1), (&text(long)?.location, 4)] {
+            let reader = open(&config).await?;
+            let found =
+                text(reader.locate(&at.to_string().rsplit('/').next().unwrap().parse().unwrap()).await)?;
+            check(found == *at, "it is found somewhere else")?;
+            text(reader.get(&found, ..).await)?;
+            let expected = [("GetObject", 1 + pieces), ("HeadObject", 2), ("ListObjectsV2", 1)];
+            check(counted(&heard()) == expected, "a reader asks for something else")?;
+        }
+        Ok(())
+    })
 }
 
 // --- a real server ----------------------------------------------------------------------------------------------
@@ -1253,15 +1325,15 @@ fn labelled() -> Outcome {
             let tags: BTreeMap<_, _> = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
             check(tags == config.tags, format!("{tags:?}"))?;
         }
-        // Found out when the store is opened, by the object that it tries conditions on.
         config.storage_class = Some("NO_SUCH_CLASS".to_owned());
-        refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "`storage_class`").map(drop)
+        let store = open(&config).await?;
+        refused(put(&store, "other", &content(9)).await, ErrorKind::Invalid, "`storage_class`").map(drop)
     })
 }
 
 /// The names of all objects, and how many uploads are unfinished.
-async fn raw(bucket: &str) -> Result<(Vec<String>, usize), String> {
-    let client = real()?.client();
+async fn raw(server: &Server, bucket: &str) -> Result<(Vec<String>, usize), String> {
+    let client = server.client();
     let objects = client.list_objects_v2().bucket(bucket).send().await.map_err(|e| format!("{e:?}"))?;
     let uploads = client.list_multipart_uploads().bucket(bucket).send().await;
     let uploads = uploads.map_err(|e| format!("{e:?}"))?.uploads().len();
@@ -1270,13 +1342,13 @@ async fn raw(bucket: &str) -> Result<(Vec<String>, usize), String> {
 }
 
 /// All that a store does, while the connection breaks once under a request of one kind.
-async fn broken_once(operation: &'static str, skip: usize, at: Break) -> Outcome {
-    let server = real()?;
+async fn broken_once(server: &Server, operation: &'static str, skip: usize, at: Break) -> Outcome {
     let breaker = Breaker::start(server.address()).await?;
     let mut config = server.config(&bucket());
     config.endpoint = Some(breaker.url.clone());
     (config.part_size, config.window) = (Size(5 << 20), Size(20 << 20));
     let store = open(&config).await?;
+    tried_out(&store).await?;
     breaker.arm(operation, skip, at);
     let (small, large) = (content(1000), content((6 << 20) + 7));
     let mut kept = BTreeMap::new();
@@ -1302,7 +1374,7 @@ async fn broken_once(operation: &'static str, skip: usize, at: Break) -> Outcome
     let lost = usize::from(operation == "CreateMultipartUpload" && at != Break::Before);
     let late = usize::from(operation == "PutObject" && at == Break::After);
     for turn in 0.. {
-        let (keys, uploads) = raw(&config.bucket).await?;
+        let (keys, uploads) = raw(server, &config.bucket).await?;
         let most = 2 * kept.len() + late;
         if (2 * kept.len()..=most).contains(&keys.len()) && uploads <= lost {
             break;
@@ -1312,7 +1384,7 @@ async fn broken_once(operation: &'static str, skip: usize, at: Break) -> Outcome
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     text(store.sweep(Duration::ZERO).await)?;
-    let (keys, uploads) = raw(&config.bucket).await?;
+    let (keys, uploads) = raw(server, &config.bucket).await?;
     check(
         keys.len() == 2 * kept.len() && uploads == 0,
         format!("a sweep leaves {uploads} uploads, {keys:?}"),
@@ -1325,6 +1397,15 @@ async fn broken_once(operation: &'static str, skip: usize, at: Break) -> Outcome
 }
 
 fn breaks() -> Outcome {
+    breaks_of(real()?)
+}
+
+/// The same under a claim, where parts replace.
+fn breaks_under_claims() -> Outcome {
+    breaks_of(RGW.as_ref().map_err(Clone::clone)?)
+}
+
+fn breaks_of(server: &'static Server) -> Outcome {
     // Which ones, and how many of the kind come before it.
     const REQUESTS: [(&str, usize); 18] = [
         ("ListObjectsV2", 0),
@@ -1350,7 +1431,7 @@ fn breaks() -> Outcome {
     run(async {
         let all = REQUESTS.iter().flat_map(|request| Break::ALL.map(|at| (*request, at)));
         let outcomes = stream::iter(all).map(|((operation, skip), at)| async move {
-            let outcome = broken_once(operation, skip, at).await;
+            let outcome = broken_once(server, operation, skip, at).await;
             outcome.err().map(|why| format!("{operation} {skip} broken {at:?}: {why}"))
         });
         let failed: Vec<String> = outcomes.buffer_unordered(8).filter_map(std::future::ready).collect().await;
