@@ -1,18 +1,19 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fmt,
     fs::File,
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{
-    StreamExt, TryStreamExt,
+    Stream, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use reqwest::{Method, header::HeaderMap};
@@ -20,14 +21,18 @@ use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
     Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
+    driver::{Cutoff, Guarded, Request, again},
     file::blocking,
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
 };
 
 use crate::{
     SwiftConfig,
     auth::{Access, Identity},
-    client::{Client, Kept, Listed, Object, Segment},
+    client::{Begin, Client, Kept, Listed, Object, Segment},
     clouds,
     location::{Found, Place},
     upload::{SwiftUpload, is_segment},
@@ -38,9 +43,6 @@ pub(crate) const CHUNK: usize = 2 << 20;
 
 /// The MD5 of nothing.
 const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
-
-/// The first piece of a download is short, so that its reader does not wait for a long one.
-const FIRST_PIECE: u64 = 1 << 20;
 
 /// Blobs as objects of a Swift container.
 #[derive(Clone)]
@@ -55,8 +57,8 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     /// Buffers for what is read.
     pool: Pool,
-    /// Containers that this store has made sure of.
-    created: Mutex<BTreeSet<String>>,
+    /// Containers that were there, or that this store has created.
+    known: Mutex<BTreeSet<String>>,
     /// The account knows `temp_url_key`.
     keyed: AtomicBool,
 }
@@ -79,17 +81,21 @@ impl SwiftBackend {
         info.can.metadata = true;
         info.can.staging = true;
         info.can.copy = true;
-        info.can.presign = config.temp_url_key.is_some() && client.limits.temp_url;
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.password, config.application_credential_secret, config.token) = (None, None, None);
         config.service_password = None;
         // As many as one download has at once; what more of them need is not kept.
         let spare = (config.read_size.0.div_ceil(CHUNK as u64) * u64::from(config.concurrency)).min(32);
-        let (pool, created, keyed) =
+        let (pool, known, keyed) =
             (Pool::new(CHUNK, spare as usize), Mutex::default(), AtomicBool::default());
-        let mut shared = Shared { info, config, client, place, pool, created, keyed };
-        shared.info.can.capacity = shared.prepare().await?;
+        let mut shared = Shared { info, config, client, place, pool, known, keyed };
+        // At once: each wait for an answer is a trip to the server. It opens the connections of the first transfer, too.
+        let (limits, capacity) =
+            tokio::try_join!(shared.client.ask_limits(&shared.config), shared.prepare())?;
+        shared.info.can.capacity = capacity;
+        shared.info.can.presign = shared.config.temp_url_key.is_some() && limits.temp_url;
+        shared.client.limits = limits;
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -120,12 +126,26 @@ impl Shared {
     async fn prepare(&self) -> Result<bool> {
         if self.place.many() {
             // A look at the account shows whether the credentials are good for it.
-            let account = again(|| self.client.head_container("")).await?;
+            let account = again(|| self.client.container("")).await?;
             return Ok(account.is_some_and(|headers| quota(&headers, "account").is_some()));
         }
         let container = &self.place.container;
-        let found = match again(|| self.client.head_container(container)).await? {
-            Some(found) => found,
+        let segments = self.place.segments(container);
+        let (found, segments_found, account) = tokio::try_join!(
+            again(|| self.client.container(container)),
+            // Who only reads need not have a right to it.
+            async { Ok(again(|| self.client.container(&segments)).await.unwrap_or_default()) },
+            // Not everybody who may use a container may look at its account.
+            async { Ok(again(|| self.client.container("")).await.unwrap_or_default()) },
+        )?;
+        if segments_found.is_some() {
+            self.remember(&segments);
+        }
+        let found = match found {
+            Some(found) => {
+                self.remember(container);
+                found
+            }
             None if self.config.create_container => {
                 self.create(container).await?;
                 HeaderMap::new()
@@ -138,18 +158,49 @@ impl Shared {
             }
         };
         let of_container = quota(&found, "container").is_some();
-        // Not everybody who may use a container may look at its account.
-        let account = again(|| self.client.head_container("")).await.unwrap_or_default();
         Ok(of_container || account.is_some_and(|headers| quota(&headers, "account").is_some()))
     }
 
-    /// Creates a container, unless that was done before.
-    pub(crate) async fn create(&self, container: &str) -> Result<()> {
-        let known = |created: &Mutex<BTreeSet<String>>| {
-            created.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
-        };
+    fn known(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, container: &str) {
         // A container of one blob comes and goes with it.
-        if !self.place.multi_tenant && known(&self.created) {
+        if !self.place.multi_tenant {
+            self.known().insert(container.to_owned());
+        }
+    }
+
+    /// Makes sure of a container of segments, before any are sent to one that is missing.
+    pub(crate) async fn make_sure(&self, container: &str) -> Result<()> {
+        if self.known().contains(container) {
+            return Ok(());
+        }
+        if !self.place.multi_tenant {
+            match again(|| self.client.container(container)).await {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    self.remember(container);
+                    return Ok(());
+                }
+                // Who may write to it may not have to look at it.
+                Err(error) if error.kind() == ErrorKind::Denied => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.create(container).await
+    }
+
+    /// Creates a container that was found to be missing, whatever was known of it.
+    pub(crate) async fn create_again(&self, container: &str) -> Result<()> {
+        self.known().remove(container);
+        self.create(container).await
+    }
+
+    /// Creates a container, unless it is known to be there.
+    pub(crate) async fn create(&self, container: &str) -> Result<()> {
+        if self.known().contains(container) {
             return Ok(());
         }
         let mut headers = Vec::new();
@@ -163,9 +214,7 @@ impl Shared {
             headers.push(("x-container-write", acl(&self.config.writers)));
         }
         again(|| self.client.put_container(Method::PUT, container, &headers)).await?;
-        if !self.place.multi_tenant {
-            self.created.lock().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned());
-        }
+        self.remember(container);
         Ok(())
     }
 
@@ -176,7 +225,7 @@ impl Shared {
         if self.keyed.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let account = again(|| self.client.head_container("")).await?.unwrap_or_default();
+        let account = again(|| self.client.container("")).await?.unwrap_or_default();
         if !NAMES.iter().any(|name| account.get(*name).is_some_and(|value| value == key.expose())) {
             // Those of others keep their URLs alive.
             let free = NAMES.iter().find(|name| !account.contains_key(**name)).ok_or_else(|| {
@@ -202,9 +251,14 @@ impl Shared {
 
     pub(crate) async fn describe(&self, found: &Found, at: &Location) -> Result<SwiftDownload> {
         let (container, object) = (&found.container, self.place.object(&found.name));
-        let head = self.client.head(container, &object).await?.ok_or_else(|| Error::not_found(at))?;
+        let looked = self.client.look(container, &object).await?;
+        let (head, begin) = looked.ok_or_else(|| Error::not_found(at))?;
         let meta = self.meta(container, &found.name, &head).await?;
-        let parts = self.parts(container, &object, &head, meta.as_ref()).await?;
+        let (parts, begin) = match begin {
+            Begin::Segments(segments) => (segments, Bytes::new()),
+            Begin::Bytes(begin) => (vec![whole(container, &object, &head)], begin),
+            Begin::Unknown => (self.parts(container, &object, &head, meta.as_ref()).await?, Bytes::new()),
+        };
         let size = parts.iter().map(|part| part.size).sum();
         let mut stat = Stat::new(size);
         stat.meta = meta;
@@ -212,6 +266,7 @@ impl Shared {
             client: self.client.clone(),
             blob: Arc::new((container.clone(), object, head.etag)),
             parts: Arc::new(parts),
+            begin,
             stat,
             pool: self.pool.clone(),
             pieces: self.config.read_size.0,
@@ -243,16 +298,10 @@ impl Shared {
         head: &Object,
         meta: Option<&Meta>,
     ) -> Result<Vec<Segment>> {
-        let whole = Segment {
-            container: container.to_owned(),
-            name: object.to_owned(),
-            etag: head.etag.clone().unwrap_or_default(),
-            size: head.size,
-            is_list: head.is_static || head.dynamic.is_some(),
-        };
+        let whole = whole(container, object, head);
         let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
         if head.is_static {
-            if let Some(segments) = self.client.manifest(container, object).await? {
+            if let Some(segments) = self.client.manifest(container, object, head).await? {
                 let size: u64 = segments.iter().map(|segment| segment.size).sum();
                 return if size == head.size { Ok(segments) } else { Err(changed()) };
             }
@@ -379,7 +428,7 @@ impl Shared {
         stream::try_unfold(None::<String>, move |after| {
             let prefix = prefix.clone();
             async move {
-                let page = self.client.list_containers(&prefix, after.as_deref()).await?;
+                let page = again(|| self.client.list_containers(&prefix, after.as_deref())).await?;
                 let next = page.last().cloned();
                 let picked: Vec<Result<String>> = page.into_iter().filter_map(pick).map(Ok).collect();
                 Ok::<_, Error>(next.map(|next| (stream::iter(picked), Some(next))))
@@ -468,10 +517,15 @@ impl Shared {
                 }
             }
         };
-        if !self.place.many() {
-            count(self.client.head_container(&self.place.container).await?, "container");
-        }
-        match self.client.head_container("").await {
+        let container = async {
+            match self.place.many() {
+                true => Ok(None),
+                false => self.client.container(&self.place.container).await,
+            }
+        };
+        let (container, account) = tokio::join!(container, self.client.container(""));
+        count(container?, "container");
+        match account {
             Ok(account) => count(account, "account"),
             Err(error) if error.kind() == ErrorKind::Denied => {}
             Err(error) => return Err(error),
@@ -479,6 +533,17 @@ impl Shared {
         least.ok_or_else(|| {
             Error::unsupported("measuring the space left: neither account nor container has a quota")
         })
+    }
+}
+
+/// An object as the only part of its blob.
+fn whole(container: &str, object: &str, head: &Object) -> Segment {
+    Segment {
+        container: container.to_owned(),
+        name: object.to_owned(),
+        etag: head.etag.clone().unwrap_or_default(),
+        size: head.size,
+        is_list: head.is_static || head.dynamic.is_some(),
     }
 }
 
@@ -553,7 +618,7 @@ impl Backend for SwiftBackend {
                 );
             }
         }
-        let steps = SwiftUpload::new(Arc::clone(&self.shared), id, size).await?;
+        let steps = SwiftUpload::new(Arc::clone(&self.shared), id, size)?;
         Ok(Box::new(Guarded::begin(steps).await?))
     }
 
@@ -625,7 +690,7 @@ impl Shared {
         after: Option<String>,
         mut hidden: Option<String>,
     ) -> Result<Option<Page>> {
-        let page = self.client.list(container, &self.place.prefix, after.as_deref()).await?;
+        let page = again(|| self.client.list(container, &self.place.prefix, after.as_deref())).await?;
         let Some(last) = page.last().map(|listed| listed.name.clone()) else { return Ok(None) };
         let mut entries = Vec::new();
         for listed in page {
@@ -660,6 +725,8 @@ pub(crate) struct SwiftDownload {
     /// Container, object and entity tag.
     blob: Arc<(String, String, Option<String>)>,
     parts: Arc<Vec<Segment>>,
+    /// Its first bytes, as far as they came when it was opened.
+    begin: Bytes,
     stat: Stat,
     pool: Pool,
     pieces: u64,
@@ -688,23 +755,25 @@ impl Download for SwiftDownload {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, blob, parts) = (self.client.clone(), Arc::clone(&self.blob), Arc::clone(&self.parts));
         let pool = self.pool.clone();
+        let known = range.start.min(self.begin.len() as u64)..range.end.min(self.begin.len() as u64);
+        let begin = self.begin.slice(known.start as usize..known.end as usize);
+        let range = range.start + begin.len() as u64..range.end;
         let gets = Pieces::new(Arc::clone(&parts), range, self.pieces).map(move |(part, piece)| {
             let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
             let pool = pool.clone();
-            async move {
+            Piece::start(async move |to| {
                 let part = &parts[part];
-                match again_if_asked(|| client.get_range(part, piece.clone(), &pool)).await {
+                match client.get_range(part, piece, &pool, &to).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         Err(why(&client, &blob, part, error).await)
                     }
                     outcome => outcome,
                 }
-            }
+            })
         });
-        let chunks = read_ahead(gets, self.ahead)
-            .map_ok(|bytes| stream::iter(bytes.into_iter().map(|bytes| Ok(Chunk::Data(bytes)))))
-            .try_flatten();
-        Ok(chunks.boxed())
+        let chunks = ahead(gets, self.ahead).map_ok(Chunk::Data);
+        let begin = (!begin.is_empty()).then_some(Ok(Chunk::Data(begin)));
+        Ok(stream::iter(begin).chain(chunks).boxed())
     }
 
     fn file(&self) -> Option<&Arc<File>> {
@@ -723,8 +792,8 @@ async fn why(
     if (container, object) == (&part.container, &part.name) {
         return error;
     }
-    match again(|| client.head(container, object)).await {
-        Ok(Some(head)) if head.etag == *etag => {
+    match again(|| client.look(container, object)).await {
+        Ok(Some((head, _))) if head.etag == *etag => {
             let text = format!("segment {}/{} is missing or has changed", part.container, part.name);
             Error::new(ErrorKind::Corrupt, text)
                 .with_hint("the blob is damaged for good: read another copy, and delete this one")
@@ -734,7 +803,59 @@ async fn why(
     }
 }
 
-/// Cuts a range of a blob into pieces, each within one of its parts, the first one short.
+/// A request for a piece of a blob, on a task that ends with this.
+struct Piece {
+    bytes: UnboundedReceiver<Bytes>,
+    task: JoinSet<Result<()>>,
+}
+
+impl Piece {
+    fn start<R>(request: impl FnOnce(UnboundedSender<Bytes>) -> R) -> Self
+    where
+        R: Future<Output = Result<()>> + Send + 'static,
+    {
+        // No more comes than the piece has, so that nothing has to hold it back.
+        let (to, bytes) = unbounded_channel();
+        let mut task = JoinSet::new();
+        task.spawn(request(to));
+        Self { bytes, task }
+    }
+
+    /// What comes next; `None` when all has come.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.bytes.recv().await {
+            Some(bytes) => Ok(Some(bytes)),
+            None => match self.task.join_next().await {
+                Some(ended) => ended.map_err(Error::stopped).flatten().map(|()| None),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+/// The bytes of pieces in their order, as they come: of the oldest at once, while those after it, so many in all, are
+/// under way.
+fn ahead(
+    pieces: impl Iterator<Item = Piece> + Send + 'static,
+    most: usize,
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+    stream::try_unfold((pieces, VecDeque::new()), move |(mut pieces, mut flying)| async move {
+        loop {
+            while flying.len() < most
+                && let Some(piece) = pieces.next()
+            {
+                flying.push_back(piece);
+            }
+            let Some(oldest) = flying.front_mut() else { return Ok(None) };
+            match Piece::next(oldest).await? {
+                Some(bytes) => return Ok(Some((bytes, (pieces, flying)))),
+                None => drop(flying.pop_front()),
+            }
+        }
+    })
+}
+
+/// Cuts a range of a blob into pieces, each within one of its parts.
 struct Pieces {
     parts: Arc<Vec<Segment>>,
     part: usize,
@@ -742,7 +863,6 @@ struct Pieces {
     at: u64,
     left: u64,
     size: u64,
-    first: bool,
 }
 
 impl Pieces {
@@ -752,7 +872,7 @@ impl Pieces {
             at -= parts[part].size;
             part += 1;
         }
-        Self { parts, part, at, left: range.end - range.start, size, first: true }
+        Self { parts, part, at, left: range.end - range.start, size }
     }
 }
 
@@ -765,10 +885,9 @@ impl Iterator for Pieces {
             self.at = 0;
         }
         let part = self.parts.get(self.part).filter(|_| self.left > 0)?;
-        let size = if self.first { self.size.min(FIRST_PIECE) } else { self.size };
-        let len = size.min(self.left).min(part.size - self.at);
+        let len = self.size.min(self.left).min(part.size - self.at);
         let piece = self.at..self.at + len;
-        (self.at, self.left, self.first) = (piece.end, self.left - len, false);
+        (self.at, self.left) = (piece.end, self.left - len);
         Some((self.part, piece))
     }
 }

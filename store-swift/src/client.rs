@@ -21,9 +21,10 @@ use sha2::Sha256;
 use store_core::{
     Error, ErrorKind, Location, Meta, Result, Secret,
     buffer::{Buffer, Pool},
-    driver::again,
+    driver::{ATTEMPTS, again, pause},
     file::blocking,
 };
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     SwiftConfig,
@@ -57,6 +58,9 @@ const COMMIT: Duration = Duration::from_secs(900);
 fn transfer(len: u64) -> Duration {
     CALL + Duration::from_secs(len / 100_000)
 }
+
+/// So much of an object comes with its description: the list of the segments of 10 GiB.
+const BEGIN: usize = 256 << 10;
 
 /// Requests of one kind that are on their way at once.
 const AT_ONCE: usize = 16;
@@ -133,6 +137,37 @@ pub(crate) struct Segment {
     pub(crate) size: u64,
     /// It is a static large object itself.
     pub(crate) is_list: bool,
+}
+
+/// What an object begins with.
+#[derive(Clone, Debug)]
+pub(crate) enum Begin {
+    Unknown,
+    /// The first bytes of a plain object, or all.
+    Bytes(Bytes),
+    /// All segments of a static large object.
+    Segments(Vec<Segment>),
+}
+
+impl Object {
+    fn new(headers: &HeaderMap, size: Option<u64>) -> Result<Self> {
+        let truth = |name: &str| header(headers, name).is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let dynamic = header(headers, "x-object-manifest").map(|text| {
+            let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+            let (container, prefix) = text.trim_start_matches('/').split_once('/').unwrap_or((&text, ""));
+            (container.to_owned(), prefix.to_owned())
+        });
+        Ok(Self {
+            size: size.ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "the server does not say how long an object is")
+            })?,
+            etag: etag(headers),
+            token: header(headers, TOKEN).map(str::to_owned),
+            meta: kept(headers),
+            is_static: truth("x-static-large-object"),
+            dynamic,
+        })
+    }
 }
 
 /// What goes with a blob.
@@ -245,7 +280,7 @@ fn path(container: &str, object: &str) -> String {
 }
 
 impl Client {
-    /// Prepares a client and asks the server what it can do; fails if the credentials do not work.
+    /// Prepares a client; nothing is sent. Its limits are guesses until [`Client::ask_limits`] has been asked.
     pub(crate) async fn new(config: &SwiftConfig, access: Access) -> Result<Self> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
@@ -265,10 +300,12 @@ impl Client {
         let http = builder.build().map_err(|e| of_reqwest("prepare a client", e))?;
         let session = Session::new(http.clone(), access);
         let limits = Limits::new(config, &Info::default());
-        let mut client = Self { http, session, limits };
-        let info = again(|| client.info()).await?;
-        client.limits = Limits::new(config, &info);
-        Ok(client)
+        Ok(Self { http, session, limits })
+    }
+
+    /// What the server allows.
+    pub(crate) async fn ask_limits(&self, config: &SwiftConfig) -> Result<Limits> {
+        Ok(Limits::new(config, &again(|| self.info()).await?))
     }
 
     pub(crate) fn access(&self) -> &Access {
@@ -336,15 +373,21 @@ impl Client {
     }
 
     /// The headers of a container, if there is one, or of the account.
-    pub(crate) async fn head_container(&self, container: &str) -> Result<Option<HeaderMap>> {
+    ///
+    /// By the start of its list: to a `HEAD` of these, Swift's server sends the end of a body that there must not be, and
+    /// the connection cannot be used again.
+    pub(crate) async fn container(&self, container: &str) -> Result<Option<HeaderMap>> {
         const WHAT: &str = "look at the container";
         let path = if container.is_empty() { String::new() } else { path(container, "") };
-        let reply = self.call(WHAT, Method::HEAD, &path, CALL, |call| call).await?;
-        match reply.status().as_u16() {
-            200..300 => Ok(Some(reply.headers().clone())),
-            404 => Ok(None),
-            _ => Err(fail(WHAT, reply).await),
+        let path = format!("{path}?format=json&limit=1");
+        let reply = self.call(WHAT, Method::GET, &path, CALL, |call| call).await?;
+        if reply.status().as_u16() == 404 {
+            return Ok(None);
         }
+        let reply = done(WHAT, reply).await?;
+        let headers = reply.headers().clone();
+        let _ = limited(WHAT, reply, MAX_SIDECAR).await?; // Only so is the connection free again.
+        Ok(Some(headers))
     }
 
     /// Creates a container, if it is missing, or changes its headers or those of the account.
@@ -388,24 +431,52 @@ impl Client {
             404 => return Ok(None),
             _ => return Err(fail(WHAT, reply).await),
         }
-        let headers = reply.headers();
-        let truth = |name: &str| header(headers, name).is_some_and(|text| text.eq_ignore_ascii_case("true"));
-        let dynamic = header(headers, "x-object-manifest").map(|text| {
-            let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
-            let (container, prefix) = text.trim_start_matches('/').split_once('/').unwrap_or((&text, ""));
-            (container.to_owned(), prefix.to_owned())
+        Object::new(reply.headers(), number(reply.headers(), "content-length")).map(Some)
+    }
+
+    /// Describes an object and gives what it begins with, in one request; or says that there is none.
+    ///
+    /// The same object has the same entity tag each time, which need not be that of [`Client::head`]: Swift gives that of
+    /// the list, where it shows it.
+    pub(crate) async fn look(&self, container: &str, object: &str) -> Result<Option<(Object, Begin)>> {
+        const WHAT: &str = "open a blob";
+        let head = async || Ok(self.head(container, object).await?.map(|found| (found, Begin::Unknown)));
+        // Ceph sends the first bytes of a static large object where its list is asked for.
+        if !self.limits.nested {
+            return head().await;
+        }
+        let path = format!("{}?multipart-manifest=get", path(container, object));
+        let reply = self.call(WHAT, Method::GET, &path, CALL, |call| {
+            call.header("range", format!("bytes=0-{}", BEGIN - 1))
         });
-        let size = number(headers, "content-length");
-        Ok(Some(Object {
-            size: size.ok_or_else(|| {
-                Error::new(ErrorKind::Internal, "the server does not say how long an object is")
-            })?,
-            etag: etag(headers),
-            token: header(headers, TOKEN).map(str::to_owned),
-            meta: kept(headers),
-            is_static: truth("x-static-large-object"),
-            dynamic,
-        }))
+        let reply = reply.await?;
+        let headers = reply.headers().clone();
+        let size = match reply.status().as_u16() {
+            404 => return Ok(None),
+            // Nothing is in it: it is empty, or a dynamic large object.
+            416 => return head().await,
+            200 => number(&headers, "content-length"),
+            206 if first_byte(&headers) == Some(0) => whole_length(&headers),
+            206 => return Err(other_range()),
+            _ => return Err(fail(WHAT, reply).await),
+        };
+        let found = Object::new(&headers, size)?;
+        if found.dynamic.is_some() {
+            return head().await;
+        }
+        let text = at_most(WHAT, reply, BEGIN).await?;
+        if !found.is_static {
+            return Ok(Some((found, Begin::Bytes(text))));
+        }
+        let whole = text.len() as u64 == found.size;
+        let listed = if whole { segments(&text) } else { self.manifest(container, object, &found).await? };
+        match listed {
+            Some(listed) => {
+                let size = listed.iter().map(|segment| segment.size).sum();
+                Ok(Some((Object { size, ..found }, Begin::Segments(listed))))
+            }
+            None => head().await,
+        }
     }
 
     /// Reads a small object, or says that there is none.
@@ -422,34 +493,60 @@ impl Client {
         }
     }
 
-    /// The segments of a static large object; `None` if they are more than plain objects.
-    pub(crate) async fn manifest(&self, container: &str, object: &str) -> Result<Option<Vec<Segment>>> {
+    /// The segments of a static large object; `None` if they are more than plain objects, or not shown.
+    pub(crate) async fn manifest(
+        &self,
+        container: &str,
+        object: &str,
+        of: &Object,
+    ) -> Result<Option<Vec<Segment>>> {
         const WHAT: &str = "read the list of a blob's segments";
         let path = format!("{}?multipart-manifest=get", path(container, object));
         let reply = done(WHAT, self.call(WHAT, Method::GET, &path, CALL, |call| call).await?).await?;
+        let token = header(reply.headers(), TOKEN).map(str::to_owned);
         let Some(text) = limited(WHAT, reply, 16 << 20).await? else { return Ok(None) };
-        Ok(segments(&text))
+        match token == of.token {
+            true => Ok(segments(&text)),
+            false => Err(Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened")),
+        }
     }
 
-    /// Reads `range` of the object that has `etag`, exactly, in pieces of the pool's size. What breaks after some bytes is
-    /// gone on with, so that in the end the server names what is wrong.
-    pub(crate) async fn get_range(&self, of: &Segment, range: Range<u64>, pool: &Pool) -> Result<Vec<Bytes>> {
-        let mut gathered = Gathered::new(pool);
-        let mut rest = range;
+    /// Reads `range` of the object that has `etag`, exactly, and gives it on in pieces of the pool's size as they come. What
+    /// breaks after some bytes is gone on with, so that in the end the server names what is wrong; what the server asks to
+    /// be sent later is sent later. All else is left to the reader, who comes back for what is missing.
+    pub(crate) async fn get_range(
+        &self,
+        of: &Segment,
+        range: Range<u64>,
+        pool: &Pool,
+        to: &UnboundedSender<Bytes>,
+    ) -> Result<()> {
+        let mut gathered = Gathered { pool, to, filling: None };
+        let (mut rest, mut failed) = (range, 0);
         loop {
             let before = rest.start;
             match self.get_some(of, &mut rest, &mut gathered).await {
-                Ok(()) if rest.is_empty() => return Ok(gathered.finish()),
-                Err(error) if !error.is_retryable() || rest.start == before => return Err(error),
-                _ if rest.start == before => {
+                Ok(()) if rest.is_empty() => {
+                    gathered.flush();
+                    return Ok(());
+                }
+                Err(error) if !error.is_retryable() => return Err(error),
+                _ if rest.start > before => tracing::debug!(at = rest.start, "going on with a read"),
+                Ok(()) => {
                     return Err(Error::new(ErrorKind::Unavailable, "the server's answer ends early"));
                 }
-                _ => tracing::debug!(at = rest.start, "going on with a read"),
+                Err(error) => {
+                    failed += 1;
+                    if error.retry_after().is_none() || failed == ATTEMPTS {
+                        return Err(error);
+                    }
+                    pause(failed, Some(&error)).await;
+                }
             }
         }
     }
 
-    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, gathered: &mut Gathered) -> Result<()> {
+    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, gathered: &mut Gathered<'_>) -> Result<()> {
         const WHAT: &str = "read a blob";
         let (start, end) = (rest.start, rest.end);
         let limit = transfer(end - start);
@@ -559,23 +656,38 @@ impl Client {
         let heartbeat = self.limits.heartbeat && segments.len() > 20;
         let beat = if heartbeat { "&heartbeat=on" } else { "" };
         let path = format!("{}?multipart-manifest=put{beat}", path(container, object));
-        let reply = self.call(WHAT, Method::PUT, &path, COMMIT, |call| {
-            let call = call.header("accept", "application/json").body(body.clone());
-            let call = call.header("content-type", "application/octet-stream");
-            match tags {
-                Some(tags) => tags.on(call.header("if-none-match", "*")),
-                None => call,
-            }
-        });
-        let reply = reply.await?;
-        let status = reply.status().as_u16();
-        if status == 400 || status == 202 || (status == 200 && heartbeat) {
-            let transaction = header(reply.headers(), "x-trans-id").map(str::to_owned);
-            let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
-            return outcome(WHAT, status, transaction.as_deref(), &text);
+        let send = || {
+            self.call(WHAT, Method::PUT, &path, COMMIT, |call| {
+                let call = call.header("accept", "application/json").body(body.clone());
+                let call = call.header("content-type", "application/octet-stream");
+                match tags {
+                    Some(tags) => tags.on(call.header("if-none-match", "*")),
+                    None => call,
+                }
+            })
+        };
+        let reply = self.with_good_token(WHAT, send).await?;
+        if reply.status == 400 || reply.status == 202 || (reply.status == 200 && heartbeat) {
+            return outcome(WHAT, reply.status, reply.transaction.as_deref(), &reply.text);
         }
-        let reply = done(WHAT, reply).await?;
-        Ok(etag(reply.headers()).unwrap_or_default())
+        reply.done(WHAT)?;
+        Ok(etag(&reply.headers).unwrap_or_default())
+    }
+
+    /// Makes a request about many objects, and once more with another token if these were refused for want of a good one:
+    /// Swift looks at each of them before it asks who wants that, and then says 400 or 200, not 401.
+    async fn with_good_token<R: Future<Output = Result<Response>>>(
+        &self,
+        what: &str,
+        send: impl Fn() -> R,
+    ) -> Result<Reply> {
+        let grants = self.session.grant().await?;
+        let reply = Reply::read(what, send().await?).await?;
+        if !serde_json::from_slice::<Report>(&reply.text).is_ok_and(|report| report.is_unauthorized()) {
+            return Ok(reply);
+        }
+        self.session.renew(&grants).await?;
+        Reply::read(what, send().await?).await
     }
 
     /// Copies an object within the account, without its metadata, and gives the entity tag of the copy.
@@ -636,11 +748,12 @@ impl Client {
     pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
         const WHAT: &str = "delete a blob with its segments";
         let path = format!("{}?multipart-manifest=delete", path(container, object));
-        let reply =
-            self.call(WHAT, Method::DELETE, &path, COMMIT, |call| call.header("accept", "application/json"));
-        let reply = done(WHAT, reply.await?).await?;
-        let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
-        outcome(WHAT, 200, None, &text).map(drop)
+        let send = || {
+            self.call(WHAT, Method::DELETE, &path, COMMIT, |call| call.header("accept", "application/json"))
+        };
+        let reply = self.with_good_token(WHAT, send).await?;
+        reply.done(WHAT)?;
+        outcome(WHAT, 200, reply.transaction.as_deref(), &reply.text).map(drop)
     }
 
     /// Removes objects, whether they are there or not: many at once where the server can.
@@ -673,13 +786,15 @@ impl Client {
         const WHAT: &str = "delete objects";
         let lines: Vec<String> = names.iter().map(|name| path(container, name)).collect();
         let body = lines.join("\n");
-        let reply = self.call(WHAT, Method::POST, "?bulk-delete", COMMIT, |call| {
-            let call = call.header("accept", "application/json").header("content-type", "text/plain");
-            call.body(body.clone())
-        });
-        let reply = done(WHAT, reply.await?).await?;
-        let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
-        outcome(WHAT, 200, None, &text).map(drop)
+        let send = || {
+            self.call(WHAT, Method::POST, "?bulk-delete", COMMIT, |call| {
+                let call = call.header("accept", "application/json").header("content-type", "text/plain");
+                call.body(body.clone())
+            })
+        };
+        let reply = self.with_good_token(WHAT, send).await?;
+        reply.done(WHAT)?;
+        outcome(WHAT, 200, reply.transaction.as_deref(), &reply.text).map(drop)
     }
 
     /// A page of a container's objects, or none if it is missing.
@@ -742,33 +857,30 @@ impl Client {
     }
 }
 
-/// What was received, in buffers of megabytes: whatever comes after it does something for each piece, and the network
+/// What is received, in buffers of megabytes: whatever comes after it does something for each piece, and the network
 /// gives hundreds of them.
-struct Gathered {
-    pool: Pool,
-    full: Vec<Bytes>,
+struct Gathered<'a> {
+    pool: &'a Pool,
+    to: &'a UnboundedSender<Bytes>,
     filling: Option<Buffer>,
 }
 
-impl Gathered {
-    fn new(pool: &Pool) -> Self {
-        Self { pool: pool.clone(), full: Vec::new(), filling: None }
-    }
-
+impl Gathered<'_> {
     fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let buffer = self.filling.get_or_insert_with(|| self.pool.take());
             let taken = buffer.fill(bytes);
             bytes = &bytes[taken..];
             if buffer.room() == 0 {
-                self.full.extend(self.filling.take().map(Buffer::freeze));
+                self.flush();
             }
         }
     }
 
-    fn finish(mut self) -> Vec<Bytes> {
-        self.full.extend(self.filling.take().map(Buffer::freeze));
-        self.full
+    fn flush(&mut self) {
+        if let Some(buffer) = self.filling.take() {
+            let _ = self.to.send(buffer.freeze()); // A reader that is gone wants nothing.
+        }
     }
 }
 
@@ -781,6 +893,11 @@ const DAMAGED: &str = "the blob is damaged for good: read another copy, and dele
 fn first_byte(headers: &HeaderMap) -> Option<u64> {
     let span = header(headers, "content-range")?.strip_prefix("bytes ")?;
     span.split_once('-')?.0.trim().parse().ok()
+}
+
+/// The length of the whole object that an answer has a part of.
+fn whole_length(headers: &HeaderMap) -> Option<u64> {
+    header(headers, "content-range")?.rsplit_once('/')?.1.trim().parse().ok()
 }
 
 fn other_range() -> Error {
@@ -808,17 +925,47 @@ async fn done(what: &str, reply: Response) -> Result<Response> {
 
 /// What an answer says that is none to be glad of.
 async fn fail(what: &str, reply: Response) -> Error {
-    let status = reply.status().as_u16();
-    let headers = reply.headers();
-    let transaction = header(headers, "x-trans-id").or_else(|| header(headers, "x-openstack-request-id"));
-    let transaction = transaction.map(str::to_owned);
-    let wait = number(headers, "retry-after").filter(|_| [429, 498, 503].contains(&status));
+    let (status, headers) = (reply.status().as_u16(), reply.headers().clone());
     let text = limited(what, reply, 4096).await.ok().flatten().unwrap_or_default();
-    let error = answer(what, status, transaction.as_deref(), &String::from_utf8_lossy(&text));
+    failed(what, status, &headers, &text)
+}
+
+fn failed(what: &str, status: u16, headers: &HeaderMap, text: &[u8]) -> Error {
+    let wait = number(headers, "retry-after").filter(|_| [429, 498, 503].contains(&status));
+    let error = answer(what, status, transaction(headers).as_deref(), &String::from_utf8_lossy(text));
     match wait {
         Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
         None => error,
     }
+}
+
+/// An answer with all of its text.
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    transaction: Option<String>,
+    text: Bytes,
+}
+
+impl Reply {
+    async fn read(what: &str, reply: Response) -> Result<Self> {
+        let (status, headers) = (reply.status().as_u16(), reply.headers().clone());
+        let text = reply.bytes().await.map_err(|e| of_reqwest(what, e))?;
+        Ok(Self { status, transaction: transaction(&headers), headers, text })
+    }
+
+    /// Fails unless it says that the request was carried out.
+    fn done(&self, what: &str) -> Result<()> {
+        match self.status {
+            200..300 => Ok(()),
+            _ => Err(failed(what, self.status, &self.headers, &self.text)),
+        }
+    }
+}
+
+fn transaction(headers: &HeaderMap) -> Option<String> {
+    let transaction = header(headers, "x-trans-id").or_else(|| header(headers, "x-openstack-request-id"));
+    transaction.map(str::to_owned)
 }
 
 /// A body of at most so many bytes.
@@ -832,6 +979,19 @@ async fn limited(what: &str, reply: Response, most: usize) -> Result<Option<Byte
         }
     }
     Ok(Some(all.into()))
+}
+
+/// The first bytes of a body, of which there may be more.
+async fn at_most(what: &str, reply: Response, most: usize) -> Result<Bytes> {
+    let mut all = Vec::new();
+    let mut body = reply.bytes_stream();
+    while all.len() < most
+        && let Some(bytes) = body.next().await
+    {
+        let bytes = bytes.map_err(|e| of_reqwest(what, e))?;
+        all.extend_from_slice(&bytes[..bytes.len().min(most - all.len())]);
+    }
+    Ok(all.into())
 }
 
 /// The entity tag of what was stored, if it is what was sent.
@@ -855,7 +1015,10 @@ fn outcome(what: &str, status: u16, transaction: Option<&str>, text: &[u8]) -> R
             _ => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: the answer is cut off"))),
         };
     };
-    let said = report.status.split(' ').next().and_then(|said| said.parse().ok()).unwrap_or(status);
+    let said = match report.is_unauthorized() {
+        true => 401,
+        false => report.status.split(' ').next().and_then(|said| said.parse().ok()).unwrap_or(status),
+    };
     let gone = |error: &[String; 2]| error[1].starts_with("404");
     if !report.errors.is_empty() && report.errors.iter().all(gone) && what.starts_with("write") {
         return Err(Error::swept());
@@ -885,6 +1048,12 @@ struct Report {
     etag: String,
     #[serde(rename = "Errors", default)]
     errors: Vec<[String; 2]>,
+}
+
+impl Report {
+    fn is_unauthorized(&self) -> bool {
+        self.status.starts_with("401") || self.errors.iter().any(|[_, error]| error.starts_with("401"))
+    }
 }
 
 /// The segments that a manifest lists, if all are whole objects.
@@ -1042,7 +1211,8 @@ pub(crate) fn parse_all(text: &[u8]) {
             headers.insert(name, line);
         }
     }
-    let _ = (first_byte(&headers), etag(&headers), number(&headers, "content-length"));
+    let _ = (first_byte(&headers), whole_length(&headers), etag(&headers));
+    let _ = Object::new(&headers, number(&headers, "content-length"));
     if let Some(Kept::Here(json)) = kept(&headers) {
         let _ = Meta::from_json(&json);
     }
@@ -1067,6 +1237,10 @@ mod tests {
             (
                 r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "Etag Mismatch"]]}"#,
                 ErrorKind::Corrupt,
+            ),
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "401 Unauthorized"]]}"#,
+                ErrorKind::Denied,
             ),
             (r#"{"Response Status": "412 Precondition Failed", "Errors": []}"#, ErrorKind::AlreadyExists),
             (r#"{"Response Status": "503 Service Unavailable", "Errors": []}"#, ErrorKind::Unavailable),

@@ -216,7 +216,7 @@ fn segment_size() -> Size {
 }
 
 fn read_size() -> Size {
-    Size(8 << 20)
+    Size(12 << 20)
 }
 
 fn window() -> Size {

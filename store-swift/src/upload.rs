@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use store_core::{
     BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint,
     driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
@@ -15,8 +16,9 @@ use crate::{
 
 /// Commit point: the `PUT` of the manifest, or of all of a small blob, with `If-None-Match: *`.
 ///
-/// The first segment is stored before any other is sent: it is what a sweep finds of a killed process, and without it
-/// no manifest can be written.
+/// What was stored of a killed process is found by a sweep, whichever of its segments that is. Of an upload whose length
+/// is not known, the first segment is small and stored before any other is sent: so does a pipe that nothing comes from
+/// any more leave something that tells of it.
 pub(crate) struct SwiftUpload {
     target: Arc<Target>,
     /// The size of the next segment.
@@ -24,8 +26,12 @@ pub(crate) struct SwiftUpload {
     /// The size of segments after the first, and how large they may become.
     size: u64,
     most: u64,
-    /// Segments grow as the upload does, since its length is not known.
-    grows: bool,
+    /// Its length. If it is not known, segments grow as the upload does.
+    total: Option<u64>,
+    /// How much of it has come.
+    taken: u64,
+    /// Whether the id is taken, while the first bytes come or are on their way.
+    looking: Option<Request<Option<bool>>>,
     /// What the next segment has so far: the pieces as they came, since a copy of each byte costs.
     filling: Vec<Bytes>,
     filled: u64,
@@ -39,7 +45,6 @@ pub(crate) struct SwiftUpload {
 }
 
 /// Where an upload goes.
-#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) store: Arc<Shared>,
     pub(crate) id: BlobId,
@@ -51,7 +56,9 @@ pub(crate) struct Target {
     /// What the names of all that is staged start with.
     pub(crate) staged: String,
     /// The MD5s of segments on their way.
-    sums: Arc<Sums>,
+    sums: Sums,
+    /// The container of segments is there.
+    ready: OnceCell<()>,
 }
 
 /// With an unknown length, segments double each time after so many.
@@ -62,9 +69,9 @@ const GROW_AFTER: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl SwiftUpload {
-    /// Prepares an upload; nothing is sent but a look whether the id is taken.
-    pub(crate) async fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
-        let target = Target::new(Arc::clone(&store), id)?;
+    /// Prepares an upload; nothing is sent but a look whether the id is taken, which nobody waits for here.
+    pub(crate) fn new(store: Arc<Shared>, id: &BlobId, hint: SizeHint) -> Result<Self> {
+        let target = Arc::new(Target::new(Arc::clone(&store), id)?);
         let limits = &store.client.limits;
         let most = largest(&store);
         let size = store.config.segment_size.0.min(limits.max_file_size);
@@ -73,20 +80,20 @@ impl SwiftUpload {
         if hint.total.is_some_and(|total| total > longest(&store, size)) {
             return Err(too_long(&store));
         }
-        if target.look().await?.is_some() {
-            return Err(Error::taken(id));
-        }
-        // A blob that is known to be short takes one request.
-        let first = match hint.total {
-            Some(total) if total <= size => total.max(1),
-            _ => size.min(CHUNK as u64),
-        };
+        // A blob that is known to be short takes one request, which says whether the name was free.
+        let short = hint.total.is_some_and(|total| total <= size);
+        let looking = (!short || !limits.conditional).then(|| {
+            let target = Arc::clone(&target);
+            Request::spawn(async move { target.look().await })
+        });
         Ok(Self {
-            target: Arc::new(target),
-            next: first,
+            target,
+            next: if hint.total.is_some() { size } else { size.min(CHUNK as u64) },
             size,
             most,
-            grows: hint.total.is_none(),
+            total: hint.total,
+            taken: 0,
+            looking,
             filling: Vec::new(),
             filled: 0,
             flying: InFlight::default(),
@@ -107,9 +114,32 @@ impl SwiftUpload {
             }
             let piece = bytes.split_to(bytes.len().min((self.next - self.filled) as usize));
             self.filled += piece.len() as u64;
+            self.taken += piece.len() as u64;
             self.filling.push(piece);
         }
-        Ok(())
+        // Without waiting for more, or for digests: unless that may be all of a blob that takes one request.
+        let large = self.started > 0 || self.total.is_some_and(|total| total > self.size);
+        match large && (self.filled == self.next || Some(self.taken) == self.total) {
+            true => self.send().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Fails if the id was found to be taken; `waits` for the look.
+    async fn check_free(&mut self, waits: bool) -> Result<()> {
+        let Some(looking) = &mut self.looking else { return Ok(()) };
+        let found = match waits {
+            true => looking.await,
+            false => match looking.now_or_never() {
+                Some(found) => found,
+                None => return Ok(()),
+            },
+        };
+        self.looking = None;
+        match found? {
+            Some(_) => Err(Error::taken(&self.target.id)),
+            None => Ok(()),
+        }
     }
 
     /// Waits until one more segment fits into the window.
@@ -128,7 +158,7 @@ impl SwiftUpload {
             self.group().await?;
         }
         self.segments.extend(self.flying.next().await.transpose()?);
-        Ok(())
+        self.check_free(true).await
     }
 
     /// Makes one segment of all that have landed, a static large object itself.
@@ -158,15 +188,17 @@ impl SwiftUpload {
         if self.filling.is_empty() {
             return Ok(());
         }
+        self.check_free(false).await?;
         let (number, pieces) = (self.started, std::mem::take(&mut self.filling));
         let len = std::mem::take(&mut self.filled);
         self.started += 1;
         let target = Arc::clone(&self.target);
         self.flying.push(Request::spawn(async move { target.segment(number, pieces).await }), len);
-        if number == 0 {
+        let grows = self.total.is_none();
+        if grows && number == 0 {
             self.land().await?;
             self.next = self.size;
-        } else if self.grows && self.started.is_multiple_of(GROW_AFTER) && self.size * 2 <= self.most {
+        } else if grows && self.started.is_multiple_of(GROW_AFTER) && self.size * 2 <= self.most {
             self.size *= 2;
             self.next = self.size;
         }
@@ -175,6 +207,7 @@ impl SwiftUpload {
 
     /// What a commit makes visible.
     async fn body(&mut self) -> Result<Body> {
+        self.check_free(false).await?;
         if self.started == 0 {
             return Ok(Body::Whole(std::mem::take(&mut self.filling)));
         }
@@ -224,9 +257,6 @@ impl Steps for SwiftUpload {
             let (target, part, number) = (Arc::clone(&self.target), part.clone(), self.started);
             self.started += 1;
             self.flying.push(Request::spawn(async move { target.copy_segment(number, part).await }), 0);
-            if number == 0 {
-                self.land().await?;
-            }
         }
         Ok(())
     }
@@ -284,7 +314,8 @@ impl Target {
             container,
             token,
             store,
-            sums: Arc::default(),
+            sums: Sums::default(),
+            ready: OnceCell::new(),
         })
     }
 
@@ -319,10 +350,11 @@ impl Target {
             }
         };
         let stored = async {
+            self.ready.get_or_try_init(|| self.store.make_sure(&self.segments)).await?;
             match again(put).await {
-                // The container of segments is made when the first one comes.
-                Err(error) if error.kind() == ErrorKind::NotFound && number == 0 => {
-                    self.store.create(&self.segments).await?;
+                // It was there when the store was opened.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.store.create_again(&self.segments).await?;
                     again(put).await
                 }
                 outcome => outcome,
@@ -341,7 +373,7 @@ impl Target {
     async fn copy_segment(&self, number: usize, from: Segment) -> Result<Segment> {
         let name = segment_name(self, number);
         let client = &self.store.client;
-        self.store.create(&self.segments).await?;
+        self.ready.get_or_try_init(|| self.store.make_sure(&self.segments)).await?;
         let etag = again(|| client.copy(&from, &self.segments, &name)).await?;
         // What was a list of segments is one object now.
         if !from.is_list && !etag.is_empty() && !from.etag.is_empty() && etag != from.etag {
@@ -363,7 +395,7 @@ impl Target {
                 if error.kind() != ErrorKind::NotFound {
                     return Err(error);
                 }
-                self.store.create(&self.segments).await?;
+                self.store.create_again(&self.segments).await?;
                 again(put).await?;
             }
         }
@@ -382,10 +414,14 @@ impl Target {
             _ => None,
         };
         self.publish(&body, md5.as_deref(), &tags, dynamic.as_deref()).await?;
-        if matches!(body, Body::Segments(_)) {
-            self.check_sweep(dynamic.is_some(), meta.size).await?;
-        }
-        self.check(meta.size, dynamic.is_some()).await
+        let swept = async {
+            match &body {
+                Body::Segments(_) => self.check_sweep(dynamic.is_some(), meta.size).await,
+                Body::Whole(_) => Ok(()),
+            }
+        };
+        let (swept, checked) = tokio::join!(swept, self.check(meta.size, dynamic.is_some()));
+        swept.and(checked)
     }
 
     fn list_prefix(&self) -> String {
@@ -445,7 +481,7 @@ impl Target {
                 None if error.kind() == ErrorKind::NotFound => {
                     // Swift names the segments that are missing, Ceph does not.
                     let segments = matches!(body, Body::Segments(_));
-                    let there = segments && again(|| client.head_container(container)).await?.is_some();
+                    let there = segments && again(|| client.container(container)).await?.is_some();
                     return Err(if there { Error::swept() } else { no_container(error, container) });
                 }
                 // The one that was in the way is gone by now.

@@ -35,14 +35,14 @@ static PLAIN: LazyLock<Result<Server, String>> =
     LazyLock::new(|| Server::start("wire", &["--dlo-rate", "1"]));
 /// Keystone, whose tokens live for some seconds.
 static KEYSTONE: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start("keystone", &["--keystone", "--token-life", "8"]));
+    LazyLock::new(|| Server::start("keystone", &["--keystone", "--token-life", "12"]));
 /// Small objects only, few segments to a list, and few objects to an answer.
 static SMALL: LazyLock<Result<Server, String>> = LazyLock::new(|| {
     Server::start("small", &["--max-file-size", "3145728", "--max-segments", "8", "--page", "7"])
 });
 /// Few requests a second, no static large objects, and no deletion of many at once.
 static SLOW: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start("slow", &["--rate", "8", "--without", "slo", "--without", "bulk"]));
+    LazyLock::new(|| Server::start("slow", &["--rate", "4", "--without", "slo", "--without", "bulk"]));
 /// One that keeps its limits for itself, and does not wait for long.
 static SILENT: LazyLock<Result<Server, String>> = LazyLock::new(|| {
     Server::start("silent", &["--without", "info", "--max-file-size", "3145728", "--client-timeout", "2"])
@@ -79,6 +79,8 @@ fn main() {
         ("an_authority_of_ones_own_signs_for_keystone_too", &KEYSTONE, keystone_authority),
         ("what_is_damaged_on_its_way_is_sent_again", &PLAIN, damage),
         ("stores_share_a_token", &PLAIN, shared_token),
+        ("no_request_is_made_for_nothing", &PLAIN, requests),
+        ("what_needs_no_answer_is_asked_at_once", &PLAIN, at_once),
         ("a_token_that_the_server_forgets_is_renewed", &STOPPED, forgotten_token),
         ("a_manifest_of_missing_segments_is_refused", &PLAIN, missing_segments),
         ("a_list_of_parts_of_objects_is_read_as_a_whole", &PLAIN, parts_of_objects),
@@ -92,6 +94,7 @@ fn main() {
         ("a_throttled_upload_gets_through", &SLOW, throttled),
         ("a_full_disk_is_unavailable_and_keeps_nothing", &FULL, full_disk),
         ("tokens_are_renewed_in_the_middle_of_an_upload", &KEYSTONE, renewal),
+        ("a_revoked_token_is_renewed", &KEYSTONE, revoked_token),
         ("application_credentials_and_regions_work", &KEYSTONE, credentials),
         ("wrong_credentials_of_keystone_are_denied", &KEYSTONE, wrong_keystone),
         ("an_expired_token_works_with_a_service_token", &KEYSTONE, service_token),
@@ -107,7 +110,10 @@ fn main() {
             (Err(why), false) => Ok(Completion::ignored_with(why)),
         })
     }));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut arguments = Arguments::from_args();
+    // Most of them wait: for servers, tokens and pauses.
+    arguments.test_threads.get_or_insert(4);
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 fn required() -> bool {
@@ -476,12 +482,24 @@ fn container_server(server: &Server) -> Outcome {
 fn object_server(server: &Server) -> Outcome {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     run(async {
-        let store = open(&server.config(&container())).await?;
+        let front = Front::start(server.get("ADDRESS"), None, "").await?;
+        let mut config = server.config(&container());
+        config.endpoint = Some(format!("http://{}", front.addr));
+        let store = open(&config).await?;
         let at = text(put(&store, "image", &content(1000)).await)?;
         server.pause("object")?;
         let outcomes = async {
             refused(store.get(&at, ..).await, ErrorKind::Unavailable, "")?;
             refused(put(&store, "other", &content(1000)).await, ErrorKind::Unavailable, "")?;
+            front.requests();
+            refused(put(&store, "other", &content(3 * MIB)).await, ErrorKind::Unavailable, "")?;
+            // With pauses, since it may be back in a moment.
+            let tried = front
+                .requests()
+                .into_iter()
+                .filter(|made| made.starts_with("PUT ") && made.ends_with("/00000000"));
+            let tried = tried.count();
+            check(tried == 5, format!("the first segment was tried {tried} times"))?;
             refused(store.delete(&at).await, ErrorKind::Unavailable, "")
         };
         let outcomes = outcomes.await;
@@ -641,6 +659,114 @@ fn forgotten_token(server: &Server) -> Outcome {
         reads(&given, &blob.location, &bytes).await?;
         server.forget()?;
         refused(given.get(&blob.location, ..).await, ErrorKind::Denied, "token").map(drop)
+    })
+}
+
+/// Requests in the order of their names, without what is random in them.
+fn plain(mut requests: Vec<String>, server: &Raw, container: &str) -> Vec<String> {
+    let account = server.storage.splitn(4, '/').nth(3).unwrap_or_default().to_owned();
+    for request in &mut requests {
+        *request = request.replace(&format!("/{account}"), "").replace(container, "c");
+        // What is behind the id of a blob in the container of segments starts with a random token.
+        if let Some((before, behind)) = request.clone().split_once("/c_segments/image/") {
+            *request = format!("{before}/c_segments/image/{}", behind.split_once('/').map_or("", |(_, n)| n));
+        }
+    }
+    requests.sort();
+    requests
+}
+
+/// A store behind a line that notes requests.
+async fn watched(server: &Server, name: &str) -> Result<(Front, SwiftConfig, Raw), String> {
+    let front = Front::start(server.get("ADDRESS"), None, "").await?;
+    let raw = server.raw().await?;
+    for container in [name.to_owned(), format!("{name}_segments")] {
+        raw.send(Method::PUT, &format!("/{container}"), &[]).await?;
+    }
+    let mut config = server.config(name);
+    config.endpoint = Some(format!("http://{}", front.addr));
+    (config.segment_size.0, config.read_size.0) = (MIB as u64, MIB as u64);
+    Ok((front, config, raw))
+}
+
+fn requests(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let made = |expected: &[&str]| {
+            let made = plain(front.requests(), &raw, &name);
+            check(made == expected, format!("these requests were made: {made:#?}"))
+        };
+        let store = open(&config).await?;
+        made(&[
+            "GET /c?format=json&limit=1",
+            "GET /c_segments?format=json&limit=1",
+            "GET /info",
+            "GET ?format=json&limit=1",
+        ])?;
+        let sized = async |id: &str, bytes: &Bytes| {
+            let expect = Expect::new().size(bytes.len() as u64);
+            let source = store_core::once(bytes.clone());
+            text(store.put(&id.parse().unwrap(), source, expect).await)
+        };
+        let small = sized("image", &content(100_000)).await?.location;
+        made(&["HEAD /c/image", "PUT /c/image"])?;
+        check(text(store.get(&small, ..).await)? == content(100_000), "other bytes came back")?;
+        made(&["GET /c/image?multipart-manifest=get"])?;
+        text(store.delete(&small).await)?;
+        made(&["DELETE /c/image", "HEAD /c/image"])?;
+        let bytes = content(2 * MIB + 5);
+        let large = sized("image", &bytes).await?.location;
+        made(&[
+            "HEAD /c/image",
+            "HEAD /c/image",
+            "HEAD /c_segments/image/swept",
+            "PUT /c/image?multipart-manifest=put",
+            "PUT /c_segments/image/00000000",
+            "PUT /c_segments/image/00000001",
+            "PUT /c_segments/image/00000002",
+        ])?;
+        check(text(store.get(&large, ..).await)? == bytes, "other bytes came back")?;
+        made(&[
+            "GET /c/image?multipart-manifest=get",
+            "GET /c_segments/image/00000000",
+            "GET /c_segments/image/00000001",
+            "GET /c_segments/image/00000002",
+        ])
+    })
+}
+
+/// Fails if `call` waits for an answer that is held back until it has made more requests.
+async fn unheld<T>(what: &str, call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let ended = tokio::time::timeout(Duration::from_secs(45), call).await;
+    ended.map_err(|_| format!("{what} waits for an answer before it asks on"))?
+}
+
+fn at_once(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, _) = watched(server, &name).await?;
+        front.hold(4);
+        let store = Box::pin(unheld("opening a store", open(&config))).await?;
+        let bytes = content(4 * MIB + 5);
+        // The look whether the id is taken, and all segments but the last one, which is not full yet.
+        front.hold(5);
+        let writer = unheld("an upload", async {
+            let expect = Expect::new().size(bytes.len() as u64);
+            let mut writer = text(store.upload(&"image".parse().unwrap(), expect).await)?;
+            text(writer.write(bytes.slice(..4 * MIB)).await)?;
+            while front.is_held() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            text(writer.write(bytes.slice(4 * MIB..)).await)?;
+            Ok(writer)
+        });
+        let blob = text(writer.await?.finish().await)?;
+        let reader = text(store.open(&blob.location).await)?;
+        front.hold(4);
+        let got: Vec<Bytes> =
+            unheld("a read", async { text(text(reader.stream(..))?.try_collect().await) }).await?;
+        check(got.concat() == bytes, "other bytes came back")
     })
 }
 
@@ -935,10 +1061,32 @@ fn nested(server: &Server) -> Outcome {
 
 fn throttled(server: &Server) -> Outcome {
     run(async {
-        let mut config = server.config(&container());
-        (config.segment_size.0, config.concurrency) = (MIB as u64, 16);
+        let (name, raw) = (container(), server.raw().await?);
+        // Swift limits no container that it remembers as an empty one.
+        for container in [name.clone(), format!("{name}_segments")] {
+            for path in [format!("/{container}"), format!("/{container}/first"), format!("/{container}")] {
+                raw.send(Method::PUT, &path, &[]).await?;
+            }
+        }
+        let front = Front::start(server.get("ADDRESS"), None, "").await?;
+        let mut config = server.config(&name);
+        config.endpoint = Some(format!("http://{}", front.addr));
+        (config.segment_size.0, config.concurrency) = (MIB as u64, 8);
         let store = open(&config).await?;
-        let bytes = content(24 * MIB);
+        let ids: Vec<String> = (0..8).map(|n| format!("small-{n}")).collect();
+        let bytes = content(10);
+        let puts = ids.iter().map(|id| async { text(put(&store, id, &bytes).await) });
+        futures::future::try_join_all(puts).await?;
+        check(front.answers("498") > 0, "the server did not ask for fewer requests")?;
+        // Lists have a limit of their own.
+        let before = front.answers("498");
+        let lists = (0..8).map(|_| async {
+            let listed: Vec<_> = text(store.list().try_collect().await)?;
+            check(listed.len() == ids.len() + 1, format!("it lists {listed:?}"))
+        });
+        futures::future::try_join_all(lists).await?;
+        check(front.answers("498") > before, "the server did not ask for fewer lists")?;
+        let bytes = content(12 * MIB);
         let at = text(put(&store, "image", &bytes).await)?;
         reads(&store, &at, &bytes).await?;
         text(store.delete(&at).await)
@@ -984,6 +1132,46 @@ fn renewal(server: &Server) -> Outcome {
             reads(&store, &blob.location, &bytes).await?;
         }
         Ok(())
+    })
+}
+
+fn revoked_token(server: &Server) -> Outcome {
+    run(async {
+        let keystone = server.get("KEYSTONE_URL").split('/').nth(2).unwrap_or_default();
+        let front = Front::start(keystone, None, "POST /v3/auth/tokens").await?;
+        let mut config = server.keystone(&container());
+        config.auth_url = Some(format!("http://{}/v3", front.addr));
+        config.segment_size.0 = MIB as u64;
+        let store = open(&config).await?;
+        let http = reqwest::Client::new();
+        // As an operator does with a token that has become known to others.
+        let revoke = async || {
+            let token = front.subject();
+            let tokens = format!("{}/auth/tokens", server.get("KEYSTONE_URL"));
+            let call = http.delete(tokens).header("x-auth-token", &token).header("x-subject-token", &token);
+            let reply = call.send().await.map_err(|e| e.to_string())?;
+            check(reply.status().as_u16() == 204, format!("it is not revoked: {}", reply.status()))?;
+            let account =
+                format!("http://{}/v1/AUTH_{}", server.get("KEYSTONE_ADDRESS"), server.get("PROJECT_ID"));
+            let reply = http.get(account).header("x-auth-token", &token).send().await;
+            let status = reply.map_err(|e| e.to_string())?.status();
+            check(status.as_u16() == 401, format!("a revoked token is still good: {status}"))?;
+            Ok::<_, String>(token)
+        };
+        let bytes = content(9 * MIB);
+        let first = revoke().await?;
+        let mut writer = text(store.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(bytes.slice(..4 * MIB)).await)?;
+        check(front.subject() != first, "it works with a revoked token")?;
+        let second = revoke().await?;
+        text(writer.write(bytes.slice(4 * MIB..)).await)?;
+        let blob = text(writer.finish().await)?;
+        check(front.subject() != second, "it works with a revoked token")?;
+        let third = revoke().await?;
+        reads(&store, &blob.location, &bytes).await?;
+        check(front.subject() != third, "it works with a revoked token")?;
+        // Those on their way at once have asked for one new token, not for one each.
+        check(front.count() < 8, format!("tokens were asked for {} times", front.count()))
     })
 }
 
@@ -1055,7 +1243,7 @@ fn service_token(server: &Server) -> Outcome {
         config.service_user = Some("swift".to_owned());
         config.service_password = Some(Secret::new("swiftpass"));
         let helped = open(&config).await?;
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_secs(14)).await;
         refused(put(&alone, "image", &content(10)).await, ErrorKind::Denied, "token")?;
         let at = text(put(&helped, "image", &content(1000)).await)?;
         reads(&helped, &at, &content(1000)).await

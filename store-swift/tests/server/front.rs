@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -37,7 +38,16 @@ struct Watched {
     /// What begins the requests that are counted.
     counted: &'static str,
     count: AtomicUsize,
+    /// The first lines of requests, and of their answers.
+    requests: Mutex<Vec<String>>,
+    answers: Mutex<Vec<String>>,
+    /// No answer is given before so many requests have come.
+    held: AtomicUsize,
+    /// The last token that an answer of Keystone had.
+    subject: Mutex<String>,
 }
+
+const METHODS: [&str; 5] = ["GET ", "HEAD ", "PUT ", "POST ", "DELETE "];
 
 /// Far behind the headers of a request, and within the body of one that has a megabyte.
 const DAMAGED_AT: usize = 300_000;
@@ -86,6 +96,66 @@ impl Front {
     pub(crate) fn count(&self) -> usize {
         self.watched.count.load(Ordering::SeqCst)
     }
+
+    /// The requests so far, without the parts of their paths that are random, in order; they are forgotten.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.watched.requests))
+    }
+
+    /// How many answers had this status.
+    pub(crate) fn answers(&self, status: &str) -> usize {
+        lock(&self.watched.answers).iter().filter(|line| line.contains(status)).count()
+    }
+
+    /// Keeps all answers until so many requests have come from now on: whoever asks one after the other gets none.
+    pub(crate) fn hold(&self, requests: usize) {
+        let mut seen = lock(&self.watched.requests);
+        seen.clear();
+        self.watched.held.store(requests, Ordering::SeqCst);
+    }
+
+    /// Whether answers are still kept.
+    pub(crate) fn is_held(&self) -> bool {
+        self.watched.held.load(Ordering::SeqCst) > 0
+    }
+
+    /// The last token that passed.
+    pub(crate) fn subject(&self) -> String {
+        lock(&self.watched.subject).clone()
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watched {
+    fn request(&self, bytes: &[u8]) {
+        if METHODS.iter().any(|method| bytes.starts_with(method.as_bytes())) {
+            lock(&self.requests).push(first_line(bytes));
+        }
+    }
+
+    async fn answer(&self, bytes: &[u8]) {
+        if !bytes.starts_with(b"HTTP/1.1 ") {
+            return;
+        }
+        lock(&self.answers).push(first_line(bytes));
+        let text = String::from_utf8_lossy(bytes);
+        if let Some((_, rest)) = text.split_once("X-Subject-Token: ") {
+            *lock(&self.subject) = rest.split("\r\n").next().unwrap_or_default().to_owned();
+        }
+        while lock(&self.requests).len() < self.held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The requests that come after these answers are held no more.
+        self.held.store(0, Ordering::SeqCst);
+    }
+}
+
+fn first_line(bytes: &[u8]) -> String {
+    let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+    String::from_utf8_lossy(line).trim_end_matches(" HTTP/1.1").to_owned()
 }
 
 async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, watched: &Watched) {
@@ -97,6 +167,7 @@ async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, wat
             if !watched.counted.is_empty() && buffer[..len].starts_with(watched.counted.as_bytes()) {
                 watched.count.fetch_add(1, Ordering::SeqCst);
             }
+            watched.request(&buffer[..len]);
             passed += len;
             if passed > DAMAGED_AT && watched.damages.swap(false, Ordering::SeqCst) {
                 buffer[len / 2] ^= 1;
@@ -108,8 +179,14 @@ async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, wat
         let _ = to_server.shutdown().await; // It may be gone already.
     };
     let replies = async {
-        let _ = tokio::io::copy(&mut from_server, &mut to_client).await; // Either side may break off.
-        let _ = to_client.shutdown().await;
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(len @ 1..) = from_server.read(&mut buffer).await {
+            watched.answer(&buffer[..len]).await;
+            if to_client.write_all(&buffer[..len]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_client.shutdown().await; // It may be gone already.
     };
     tokio::join!(requests, replies);
 }
