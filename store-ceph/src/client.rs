@@ -852,6 +852,12 @@ impl Account {
     }
 }
 
+/// For fuzzing: whatever arrives, no parser panics.
+#[cfg(fuzzing)]
+pub(crate) fn parse_any(input: &[u8]) {
+    let _ = (pairs(input), Fields(input).text(), snapshots(input), capacity(input, "a"));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
