@@ -235,9 +235,11 @@ fn killed_osd() -> Outcome {
         let mut writer = store.upload(&"a".parse()?, Expect::new()).await?;
         writer.write(bytes.slice(..16 << 20)).await?;
         signal(server.0.osd, "KILL").unwrap();
-        writer.write(bytes.slice(16 << 20..32 << 20)).await?;
         let own = server.0.clone();
-        tokio::task::spawn_blocking(move || own.restart().unwrap()).await.unwrap();
+        let restarting = tokio::task::spawn_blocking(move || own.restart().unwrap());
+        // More than fits in the window: it waits for the OSD.
+        writer.write(bytes.slice(16 << 20..32 << 20)).await?;
+        restarting.await.unwrap();
         writer.write(bytes.slice(32 << 20..)).await?;
         let at = writer.finish().await?.location;
         assert!(open(&server.0.own_namespace()).await?.get(&at, ..).await.is_err(), "another namespace");
