@@ -1,4 +1,5 @@
-//! Every parser of text: no panic, and what parses says the same when it is printed and parsed again.
+//! Every parser of text, and of what Ceph answers: no panic, and what parses says the same when it is printed and parsed
+//! again. A location of RBD names the same image when it is written anew.
 
 #![no_main]
 
@@ -8,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use store_core::{Algorithm, BlobId, Digests, Location, Meta, Settings, Size, Span, inspect::Format};
 
 fuzz_target!(|input: &[u8]| {
+    store_ceph::fuzz::answers(input);
     if let Ok(meta) = Meta::from_json(input) {
         assert_eq!(Meta::from_json(meta.to_json().as_bytes()).ok(), Some(meta));
     }
@@ -24,6 +26,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(Location::from_path(&path).is_ok_and(|again| again.to_path().is_ok_and(|same| same == path)));
         }
     }
+    store_ceph::fuzz::locations(text);
     let mut digests = Digests::default();
     for algorithm in Algorithm::ALL {
         if digests.insert_hex(algorithm, text).is_ok() {

@@ -16,15 +16,16 @@ use store_core::{
 
 use crate::{
     CephConfig, CopyMode,
-    client::{Images, META},
+    client::{Images, META, both},
     error::from_errno,
     ffi::Image,
     location::Target,
     upload::{CephUpload, settle},
 };
 
-/// Bytes of a request: as quick as longer ones, and never across objects of the usual length.
-pub(crate) const CHUNK: usize = 4 << 20;
+/// Bytes of a request, never across objects of the usual length. librbd copies what is in flight, so that longer ones
+/// would cost memory and gain nothing.
+pub(crate) const CHUNK: usize = 2 << 20;
 
 /// The least run of zeros that is not stored: what OSDs allocate at least.
 const HOLE: u64 = 64 << 10;
@@ -112,14 +113,20 @@ impl CephBackend {
 impl Shared {
     pub(crate) fn open(self: &Arc<Self>, at: &Location) -> Result<CephDownload> {
         let target = self.images.place.find(at)?;
-        let (image, snapshot) = self.images.find(&target)?.ok_or_else(|| Error::not_found(at))?;
+        let (found, kept) = both(|| self.images.find(&target), || self.images.metadata(&target.image, META));
+        let (image, snapshot) = found?.ok_or_else(|| Error::not_found(at))?;
         let target = Target { snapshot, ..target };
         let wrong = |e| from_errno("describe the image", e);
+        let id = image.id().map_err(wrong)?;
         let mut stat = Stat::new(image.size().map_err(wrong)?);
-        if let Some(json) = image.metadata(META).map_err(wrong)? {
+        let kept = match kept? {
+            Some((of, json)) if of == id => json,
+            // Of another image, which had the name before or has it now.
+            _ => image.metadata(META).map_err(wrong)?,
+        };
+        if let Some(json) = kept {
             stat.meta = Some(Meta::from_json(json.as_bytes())?);
         }
-        let id = image.id().map_err(wrong)?;
         let stripe = image.stripe().map_err(wrong)?;
         let open = Opened { store: Arc::clone(self), target, image: Arc::new(image), id, stripe };
         Ok(CephDownload { stat, open: Arc::new(open) })

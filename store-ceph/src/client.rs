@@ -73,8 +73,9 @@ impl Images {
     /// (it says that there is no such image): see to it that there is one.
     fn prepare(&self) -> Result<()> {
         let wrong = |e| from_errno(format!("use the pool `{}`", self.place.pool), e);
-        self.pool.stat_object(DIRECTORY).map_err(wrong)?;
-        if self.pool.stat_object(TRASH).map_err(wrong)?.is_none()
+        let (directory, trash) = both(|| self.pool.stat_object(DIRECTORY), || self.pool.stat_object(TRASH));
+        directory.map_err(wrong)?;
+        if trash.map_err(wrong)?.is_none()
             && let Err(errno) = self.pool.empty_object(TRASH)
         {
             tracing::debug!(%errno, "the pool's trash could not be made beforehand");
@@ -421,12 +422,10 @@ impl Images {
     /// In the three steps that librbd takes. Its own rename opens the image once more for them and tells others, with
     /// thirty messages; and of rivals that come at the same time it tells each that it has won, because it takes the
     /// rival's image for the result of its own first attempt.
+    ///
+    /// The old name is left to [`give_up`](Self::give_up).
     pub(crate) fn publish(&self, name: &str, image: &str, id: &BlobId) -> Result<bool> {
         let wrong = |e| from_errno("give the image its name", e);
-        // An image of the format before this one.
-        if self.pool.stat_object(&format!("{id}.rbd")).map_err(wrong)?.is_some() {
-            return Ok(false);
-        }
         let mut content = Vec::new();
         push_text(&mut content, image);
         match self.pool.create_object(&id_object(id.as_str()), &content) {
@@ -443,10 +442,34 @@ impl Images {
             return Err(Error::swept());
         }
         // The blob is there; what is left to do, a sweep does as well.
-        if let Err(errno) = renamed.and_then(|()| self.pool.remove_object(&id_object(name))) {
+        if let Err(errno) = renamed {
             tracing::debug!(%errno, "a blob has its old name, too, until the next sweep");
         }
         Ok(true)
+    }
+
+    /// The last step of a rename: after it nothing has the old name.
+    pub(crate) fn give_up(&self, name: &str) {
+        if let Err(errno) = self.pool.remove_object(&id_object(name)) {
+            tracing::debug!(%errno, "a blob's old name was not given up");
+        }
+    }
+
+    /// Whether an image of the format before this one has the name.
+    pub(crate) fn is_of_old_format(&self, name: &str) -> Result<bool, Errno> {
+        self.pool.stat_object(&format!("{name}.rbd")).map(|found| found.is_some())
+    }
+
+    /// Protects the store's snapshot of an image that nobody else has open. librbd would read the image's header again
+    /// first, with six messages, and tell others.
+    pub(crate) fn protect(&self, image: &str) -> Result<()> {
+        /// `RBD_PROTECTION_STATUS_PROTECTED`.
+        const PROTECTED: u8 = 2;
+        let Some(snapshot) = self.snapshot(image, &self.place.snapshot)? else { return Err(Error::swept()) };
+        let mut input = snapshot.to_le_bytes().to_vec();
+        input.push(PROTECTED);
+        let outcome = self.pool.call(&header(image), "set_protection_status", &input, 64);
+        outcome.map(drop).map_err(finish_error)
     }
 
     /// Keeps a text with an image. As librbd does it, without messages to others: nobody else has the image open.
@@ -455,6 +478,18 @@ impl Images {
         push_text(&mut input, key);
         push_text(&mut input, value);
         self.pool.call(&header(image), "metadata_set", &input, 64).map(drop)
+    }
+
+    /// The id of the image that has this name now, and the text that is kept with it.
+    pub(crate) fn metadata(&self, name: &str, key: &str) -> Result<Option<(String, Option<String>)>> {
+        let Some(id) = self.id_of(name)? else { return Ok(None) };
+        let mut input = Vec::new();
+        push_text(&mut input, key);
+        match self.pool.call(&header(&id), "metadata_get", &input, 1 << 20) {
+            Ok(answer) => Ok(Some((id, Fields(&answer).text()))),
+            Err(Errno::ENOENT) => Ok(Some((id, None))),
+            Err(error) => Err(from_errno("read the image's metadata", error)),
+        }
     }
 
     /// The number of an image's snapshot, if it has one of this name. Asks for nothing else, as opening it there does.
@@ -498,6 +533,34 @@ impl Images {
             Error::new(ErrorKind::Unavailable, "the cluster does not say how much space is left")
                 .with_hint("its manager counts that: see `ceph mgr stat`")
         })
+    }
+}
+
+/// Makes two calls at the same time, which wait for the cluster: one after the other where no thread is to be had.
+pub(crate) fn both<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
+    let there = Mutex::new(Some(there));
+    let run = || {
+        let call = there.lock().unwrap_or_else(PoisonError::into_inner).take();
+        call.map(|call| call())
+    };
+    let (a, b) = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rbd-both".to_owned()).spawn_scoped(scope, run);
+        let a = here();
+        let b = match thread.map(|thread| thread.join()) {
+            Ok(Ok(b)) => b,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => run(),
+        };
+        (a, b)
+    });
+    (a, b.expect("it is taken once: by the thread, or where there is none"))
+}
+
+/// The error of an upload's last steps: without its image, it was swept.
+pub(crate) fn finish_error(errno: Errno) -> Error {
+    match errno {
+        Errno::ENOENT => Error::swept(),
+        other => from_errno("finish the image", other),
     }
 }
 
@@ -717,6 +780,8 @@ impl Account {
             ("rados_osd_op_timeout", operation),
             // Whole requests are written once: a cache would only copy them.
             ("rbd_cache", "false".to_owned()),
+            // Who takes the snapshot is the only one to have the image open: there is nobody to ask for a pause.
+            ("rbd_default_snapshot_quiesce_mode", "skip".to_owned()),
             // A sweep knows a live upload by when it was written to. The default, a minute, is too coarse.
             ("rbd_mtime_update_interval", "5".to_owned()),
             // Transfers bound their memory themselves. At these limits a call would block an async thread.
@@ -785,6 +850,12 @@ impl Account {
         };
         Error::new(kind, message).with_hint(hint).with_source(errno)
     }
+}
+
+/// For fuzzing: whatever arrives, no parser panics.
+#[cfg(fuzzing)]
+pub(crate) fn parse_any(input: &[u8]) {
+    let _ = (pairs(input), Fields(input).text(), snapshots(input), capacity(input, "a"));
 }
 
 #[cfg(test)]

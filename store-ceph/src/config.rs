@@ -48,7 +48,7 @@ pub struct CephConfig {
     /// Stores no runs of zeros.
     #[serde(default = "yes")]
     pub thin_provisioning: bool,
-    /// Requests of 4 MiB that each transfer has in flight.
+    /// Requests of 2 MiB that each transfer has in flight.
     #[serde(default = "concurrency")]
     pub concurrency: u32,
     /// What becomes of a deleted blob that has clones.

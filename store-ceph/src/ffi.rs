@@ -167,7 +167,6 @@ api! {
     rbd: rbd_flush(Handle) -> c_int;
     rbd: rbd_snap_create(Handle, *const c_char) -> c_int;
     rbd: rbd_snap_remove(Handle, *const c_char) -> c_int;
-    rbd: rbd_snap_protect(Handle, *const c_char) -> c_int;
     rbd: rbd_snap_unprotect(Handle, *const c_char) -> c_int;
     rbd: rbd_snap_exists(Handle, *const c_char, *mut bool) -> c_int;
     rbd: rbd_snap_list(Handle, *mut c_void, *mut c_int) -> c_int;
@@ -890,10 +889,6 @@ impl Image {
 
     pub(crate) fn remove_snapshot(&self, name: &str) -> Result<()> {
         self.snapshot(self.api.rbd_snap_remove, name)
-    }
-
-    pub(crate) fn protect(&self, name: &str) -> Result<()> {
-        self.snapshot(self.api.rbd_snap_protect, name)
     }
 
     /// [`Errno::EINVAL`] says that it is not protected.

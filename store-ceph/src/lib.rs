@@ -8,5 +8,9 @@ mod ffi;
 mod location;
 mod upload;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use backend::{CephBackend, TrashedBlob};
 pub use config::{CephConfig, CopyMode, Feature, InUse};

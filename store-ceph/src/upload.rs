@@ -4,22 +4,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::FuturesUnordered};
 use store_core::{
     BlobId, Chunk, Download, Error, ErrorKind, Location, Meta, Result, SizeHint,
-    driver::{InFlight, Pending, Request, Steps, token},
+    driver::{Pending, Request, Steps, token},
     file::blocking,
 };
-use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     CopyMode,
     backend::{CHUNK, Shared},
-    client::META,
+    client::{META, both, finish_error},
     error::from_errno,
     ffi::{Errno, Image, Mode, Outcome, Which},
     location::{Target, staged_name},
@@ -33,7 +30,10 @@ pub(crate) struct CephUpload {
     hint: SizeHint,
     opening: Pending<Open>,
     open: Option<Open>,
-    flying: InFlight<oneshot::Receiver<Outcome<Bytes>>>,
+    /// Writes in flight, in the order in which they are answered: a late one is not in the way of the others.
+    flying: FuturesUnordered<BoxFuture<'static, Result<Landed>>>,
+    /// Their bytes.
+    held: u64,
     resizing: Pending<()>,
     /// What Ceph calls the image that is to be the blob, once its commit has begun.
     committing: Option<Arc<str>>,
@@ -56,6 +56,12 @@ struct Open {
     id: Arc<str>,
 }
 
+/// A write that is over.
+struct Landed {
+    len: u64,
+    outcome: Outcome<Bytes>,
+}
+
 /// With an unknown length, an image grows by at least so much, then doubles, up to the other limit.
 const LEAST_STEP: u64 = 64 << 20;
 const MOST_STEP: u64 = 8 << 30;
@@ -75,7 +81,8 @@ impl CephUpload {
             hint,
             opening: Pending::default(),
             open: None,
-            flying: InFlight::default(),
+            flying: FuturesUnordered::new(),
+            held: 0,
             resizing: Pending::default(),
             committing: None,
             size: hint.total.unwrap_or_default(),
@@ -91,19 +98,24 @@ impl CephUpload {
         }
         let window = (self.staged.store.concurrency * CHUNK) as u64;
         let len = bytes.len() as u64;
-        while !self.flying.has_room(len, window, MOST_WRITES) {
+        while !self.flying.is_empty() && (self.held + len > window || self.flying.len() >= MOST_WRITES) {
             self.land().await?;
         }
         let Some(open) = &self.open else { return Err(no_image()) };
-        self.flying.push(open.image.write(self.offset, bytes), len);
+        let writing = open.image.write(self.offset, bytes);
+        let landing =
+            writing.map(move |outcome| Ok(Landed { len, outcome: outcome.map_err(Error::stopped)? }));
+        self.flying.push(landing.boxed());
+        self.held += len;
         self.offset = end;
         Ok(())
     }
 
-    /// Waits for the oldest write.
+    /// Waits for one write, whichever is answered first.
     async fn land(&mut self) -> Result<()> {
-        let Some(outcome) = self.flying.next().await else { return Ok(()) };
-        let (written, _) = outcome.map_err(Error::stopped)?;
+        let Some(landed) = self.flying.next().await else { return Ok(()) };
+        let Landed { len, outcome: (written, _) } = landed?;
+        self.held -= len;
         written.map(drop).map_err(|e| from_errno("write the image", e))
     }
 
@@ -211,7 +223,7 @@ impl Steps for CephUpload {
         Ok(Request::blocking(move || {
             let committed = staged.commit(&open, size, &meta);
             // Its watcher must not be in the way of who deletes the blob.
-            close(open);
+            both(|| close(open), || committed.is_ok().then(|| staged.store.images.give_up(&staged.name)));
             committed
         }))
     }
@@ -228,12 +240,13 @@ impl Steps for CephUpload {
 impl Staged {
     fn create(&self, hint: SizeHint) -> Result<Open> {
         let images = &self.store.images;
-        if images.id_of(self.id.as_str())?.is_some() {
+        let room = || hint.needed().map(|needed| Ok((needed, images.capacity()?.free))).transpose();
+        let (taken, room) = both(|| images.id_of(self.id.as_str()), room);
+        if taken?.is_some() {
             return Err(Error::taken(&self.id));
         }
-        if let Some(needed) = hint.needed() {
+        if let Some((needed, free)) = room? {
             // An estimate: the cluster counts with a delay. What it lets pass fails later.
-            let free = images.capacity()?.free;
             if needed > free {
                 let message = format!("the image needs {needed} bytes, and {free} are left");
                 return Err(Error::new(ErrorKind::NoSpace, message));
@@ -282,20 +295,28 @@ impl Staged {
     /// Makes everything durable, then visible.
     fn commit(&self, open: &Open, size: u64, meta: &Meta) -> Result<()> {
         let store = &self.store.images;
-        let finish = || -> Result<(), Errno> {
+        let write = || {
             let image = &open.image;
             if image.size()? != size {
                 image.resize(size)?;
             }
-            image.flush()?;
-            store.set_metadata(&open.id, META, &meta.to_json())?;
-            image.create_snapshot(&store.place.snapshot)?;
-            image.protect(&store.place.snapshot)
+            image.flush()
         };
-        finish().map_err(|errno| match errno {
-            Errno::ENOENT => Error::swept(),
-            other => from_errno("finish the image", other),
-        })?;
+        write().map_err(finish_error)?;
+        let (protected, described) = both(
+            || {
+                open.image.create_snapshot(&store.place.snapshot).map_err(finish_error)?;
+                store.protect(&open.id)
+            },
+            || {
+                store.set_metadata(&open.id, META, &meta.to_json())?;
+                store.is_of_old_format(self.id.as_str())
+            },
+        );
+        protected?;
+        if described.map_err(finish_error)? {
+            return Err(Error::taken(&self.id));
+        }
         // After the snapshot: a sweep that takes it for abandoned looks for one after it has left its mark.
         if store.is_swept(&open.id)? {
             return Err(Error::swept());

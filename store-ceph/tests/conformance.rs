@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
-use conformance_tests::{Damage, Fixture, Setup, Suites};
-use futures::TryStreamExt;
+use conformance_tests::{Damage, Fault, FaultKind, Fixture, Setup, Suites};
+use futures::{FutureExt, TryStreamExt, future::BoxFuture};
 use store_ceph::{CephBackend, CephConfig, CopyMode, Feature};
 use store_core::{Backend, ErrorKind, Location, Size};
+use tokio::sync::OwnedMutexGuard;
 
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod server;
@@ -21,7 +22,12 @@ static FILE: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start("
 
 fn main() {
     Suites::new()
-        .with("ceph", async || setup(&MEMORY, |_| {}))
+        .with("ceph", async || match (setup(&MEMORY, |_| {}), &*MEMORY) {
+            (Setup::Ready(fixture), Ok(server)) => {
+                Setup::Ready(fixture.fault(&[FaultKind::Stall], stall(server)))
+            }
+            (missing, _) => missing,
+        })
         .with("ceph-bluestore", async || {
             match setup(&FILE, |config| {
                 // No object map: holes are searched for object by object.
@@ -115,6 +121,32 @@ async fn remove(config: CephConfig) -> Result<(), String> {
         backend.sweep(Duration::ZERO).await.map(drop)
     };
     removed.await.map_err(|error| error.to_string())
+}
+
+/// Stops the OSD that all cases share: they take turns, each until its fixture is gone, and those that run beside wait
+/// for it. Nothing can be cut: the cluster tells clients the addresses of its daemons, past any proxy.
+fn stall(server: &'static Server) -> impl Fn(Fault) -> BoxFuture<'static, Result<(), String>> {
+    static TURN: LazyLock<Arc<tokio::sync::Mutex<()>>> = LazyLock::new(Arc::default);
+    let ours: Arc<Mutex<Option<OwnedMutexGuard<()>>>> = Arc::default();
+    move |fault| {
+        let ours = Arc::clone(&ours);
+        async move {
+            let is_ours = || ours.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            match fault {
+                Fault::Stall => {
+                    if !is_ours() {
+                        let turn = Arc::clone(&TURN).lock_owned().await;
+                        *ours.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+                    }
+                    signal(server.osd, "STOP")
+                }
+                Fault::Heal if is_ours() => signal(server.osd, "CONT"),
+                Fault::Heal => Ok(()),
+                other => Err(format!("how is {other:?} done?")),
+            }
+        }
+        .boxed()
+    }
 }
 
 /// Kills the OSD, as a power cut would, and starts it again. Cases that run beside wait for it.

@@ -47,7 +47,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 22] = [
+    let tests: [Test; 23] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
@@ -68,6 +68,7 @@ fn main() {
         ("images_of_glance_store_are_ours_too", glance),
         ("an_image_is_made_as_configured", layout),
         ("data_can_be_in_another_pool", data_pool),
+        ("data_can_be_in_an_erasure_coded_pool", erasure_coded),
         ("a_sparse_blob_stays_sparse_in_files_and_other_stores", sparse),
         ("images_closed_as_soon_as_they_are_open_do_no_harm", opened_and_closed),
     ];
@@ -234,9 +235,11 @@ fn killed_osd() -> Outcome {
         let mut writer = store.upload(&"a".parse()?, Expect::new()).await?;
         writer.write(bytes.slice(..16 << 20)).await?;
         signal(server.0.osd, "KILL").unwrap();
-        writer.write(bytes.slice(16 << 20..32 << 20)).await?;
         let own = server.0.clone();
-        tokio::task::spawn_blocking(move || own.restart().unwrap()).await.unwrap();
+        let restarting = tokio::task::spawn_blocking(move || own.restart().unwrap());
+        // More than fits in the window: it waits for the OSD.
+        writer.write(bytes.slice(16 << 20..32 << 20)).await?;
+        restarting.await.unwrap();
         writer.write(bytes.slice(32 << 20..)).await?;
         let at = writer.finish().await?.location;
         assert!(open(&server.0.own_namespace()).await?.get(&at, ..).await.is_err(), "another namespace");
@@ -906,57 +909,88 @@ fn layout() -> Outcome {
 fn data_pool() -> Outcome {
     run(async {
         let server = calm();
-        let admin = |arguments: &[&str]| server.tool("ceph", "admin", arguments).unwrap();
-        admin(&["osd", "pool", "create", "data", "8"]);
-        admin(&["osd", "pool", "application", "enable", "data", "rbd"]);
+        server.tool("ceph", "admin", &["osd", "pool", "create", "data", "8"]).unwrap();
         let mut config = server.own_namespace();
         config.data_pool = Some("data".to_owned());
-        let bytes = content(18, 9 << 20);
         // Glance's user may not use that pool.
         let denied = open(&config).await?;
-        assert_kind(put(&denied, "denied", &bytes).await, ErrorKind::Denied);
-        let keyring = server.conf.with_file_name("data.keyring");
-        let allow = format!("profile rbd pool={}, profile rbd pool=data", server.pool);
-        let keyring_text = keyring.to_str().unwrap();
-        admin(&[
-            "auth",
-            "get-or-create",
-            "client.data",
-            "mon",
-            "profile rbd",
-            "osd",
-            &allow,
-            "-o",
-            keyring_text,
-        ]);
-        config.user = "data".to_owned();
-        config.keyring = Some(keyring);
-        let store = open(&config).await?;
-        let at = put(&store, "elsewhere", &bytes).await?;
-        let info = rbd(&config, &["info", "elsewhere"]).unwrap();
-        assert!(info.contains("data_pool: data"), "{info}");
-        assert!(store.get(&at, ..).await? == bytes);
-        // Beside one that says that the pool was found to be fit.
-        let objects = || {
-            let all = server.tool("rados", "admin", &["-p", "data", "--all", "ls"]).unwrap();
-            all.lines().filter(|line| line.contains("rbd_data.")).count()
-        };
-        assert!(objects() > 1, "no data in the pool");
-        store.copy(&at, &"copied".parse()?, |_| {}).await?;
-        for entry in store.list().try_collect::<Vec<_>>().await? {
-            assert!(store.get(&entry.location, ..).await? == bytes);
-            store.delete(&entry.location).await?;
-        }
-        until("all data are gone", async || {
-            store.sweep(Duration::ZERO).await.unwrap();
-            objects() == 0
-        })
-        .await;
+        assert_kind(put(&denied, "denied", &content(18, 1000)).await, ErrorKind::Denied);
+        keeps_data(server, &mut config).await?;
         config.data_pool = Some("nonesuch".to_owned());
-        let error = put(&open(&config).await?, "nowhere", &bytes).await.unwrap_err();
+        let error = put(&open(&config).await?, "nowhere", &content(18, 1000)).await.unwrap_err();
         assert!(error.hint().is_some_and(|hint| hint.contains("data_pool")), "{error:?}");
         Ok(())
     })
+}
+
+fn erasure_coded() -> Outcome {
+    let server = Own::start("erasure", &["--bluestore"]);
+    run(async {
+        let server = &server.0;
+        let admin = |arguments: &[&str]| server.tool("ceph", "admin", arguments).unwrap();
+        // One chunk of data and one of parity, so that a single OSD can serve it.
+        let profile = ["plugin=shec", "k=1", "m=1", "c=1", "crush-failure-domain=osd"];
+        admin(&[&["osd", "erasure-code-profile", "set", "one"][..], &profile].concat());
+        admin(&["osd", "crush", "rule", "create-erasure", "one", "one"]);
+        // The rule that this makes is for three OSDs and more.
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let crushtool = |arguments: &[&str]| {
+            let output = limited("crushtool").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        admin(&["osd", "getcrushmap", "-o", &file("map")]);
+        crushtool(&["-d", &file("map"), "-o", &file("text")]);
+        let text = std::fs::read_to_string(file("text")).unwrap();
+        std::fs::write(file("text"), text.replace("min_size 3", "min_size 1")).unwrap();
+        crushtool(&["-c", &file("text"), "-o", &file("map")]);
+        admin(&["osd", "setcrushmap", "-i", &file("map")]);
+        admin(&["osd", "pool", "create", "data", "8", "8", "erasure", "one", "one"]);
+        admin(&["osd", "pool", "set", "data", "min_size", "1"]);
+        admin(&["osd", "pool", "set", "data", "allow_ec_overwrites", "true"]);
+        let mut config = server.own_namespace();
+        config.data_pool = Some("data".to_owned());
+        keeps_data(server, &mut config).await
+    })
+}
+
+/// Puts, reads, copies and deletes blobs whose data are in the pool `data`, as a user who may use it.
+async fn keeps_data(server: &Server, config: &mut CephConfig) -> store_core::Result<()> {
+    let admin = |arguments: &[&str]| server.tool("ceph", "admin", arguments).unwrap();
+    admin(&["osd", "pool", "application", "enable", "data", "rbd"]);
+    let bytes = content(18, (9 << 20) + 77);
+    let keyring = server.conf.with_file_name("data.keyring");
+    let allow = format!("profile rbd pool={}, profile rbd pool=data", server.pool);
+    let keyring_text = keyring.to_str().unwrap();
+    admin(&["auth", "get-or-create", "client.data", "mon", "profile rbd", "osd", &allow, "-o", keyring_text]);
+    config.user = "data".to_owned();
+    config.keyring = Some(keyring);
+    let store = open(config).await?;
+    // Of unknown length: it grows, and is cut within a stripe.
+    let at = store.put(&"elsewhere".parse()?, source(&bytes), Expect::new()).await?.location;
+    let namespace = config.namespace.clone().unwrap_or_default();
+    let spec = format!("{}/{namespace}/elsewhere", server.pool);
+    let info = server.tool("rbd", "admin", &["info", &spec]).unwrap();
+    assert!(info.contains("data_pool: data"), "{info}");
+    assert!(store.get(&at, ..).await? == bytes);
+    assert!(store.verify(&at, |_| {}).await?.compared);
+    // Beside one that says that the pool was found to be fit.
+    let objects = || {
+        let all = server.tool("rados", "admin", &["-p", "data", "--all", "ls"]).unwrap();
+        all.lines().filter(|line| line.contains("rbd_data.")).count()
+    };
+    assert!(objects() > 1, "no data in the pool");
+    store.copy(&at, &"copied".parse()?, |_| {}).await?;
+    for entry in store.list().try_collect::<Vec<_>>().await? {
+        assert!(store.get(&entry.location, ..).await? == bytes);
+        store.delete(&entry.location).await?;
+    }
+    until("all data are gone", async || {
+        store.sweep(Duration::ZERO).await.unwrap();
+        objects() == 0
+    })
+    .await;
+    Ok(())
 }
 
 fn sparse() -> Outcome {

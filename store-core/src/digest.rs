@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -149,6 +149,14 @@ impl<'de> Deserialize<'de> for Digests {
     }
 }
 
+/// The length of the runs of zeros whose CRC is known, and their CRC.
+const CRC_ZEROS: u64 = 64 << 20;
+static ZEROS_CRC: LazyLock<crc_fast::Digest> = LazyLock::new(|| {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    Chunk::Zeros(CRC_ZEROS).into_bytes().for_each(|bytes| digest.update(&bytes));
+    digest
+});
+
 /// One digest being computed.
 pub struct Hasher {
     algorithm: Algorithm,
@@ -186,7 +194,15 @@ impl Hasher {
 
     /// Adds a chunk.
     pub fn update_chunk(&mut self, chunk: &Chunk) {
-        for bytes in chunk.clone().into_bytes() {
+        let mut chunk = chunk.clone();
+        // A CRC goes on after a run of zeros by arithmetic, which takes a twentieth of the time.
+        if let (State::Crc(state), Chunk::Zeros(len)) = (&mut self.state, &mut chunk) {
+            while *len >= CRC_ZEROS {
+                state.combine(&ZEROS_CRC);
+                *len -= CRC_ZEROS;
+            }
+        }
+        for bytes in chunk.into_bytes() {
             self.update(&bytes);
         }
     }
@@ -333,6 +349,19 @@ mod tests {
             assert_eq!(hex::encode(hasher.finish()), hex_of(algorithm, &vec![0; (1 << 20) + 7]));
             assert_eq!(Hasher::new(algorithm).finish().len(), algorithm.digest_len());
         }
+    }
+
+    #[test]
+    fn long_runs_of_zeros_have_the_crc_of_their_bytes() {
+        let (mut runs, mut bytes) = (Hasher::new(Algorithm::Crc64Nvme), Hasher::new(Algorithm::Crc64Nvme));
+        for len in [2 * CRC_ZEROS + 77, 5, CRC_ZEROS] {
+            runs.update_chunk(&Chunk::Zeros(len));
+            Chunk::Zeros(len).into_bytes().for_each(|zeros| bytes.update(&zeros));
+            for hasher in [&mut runs, &mut bytes] {
+                hasher.update(b"data");
+            }
+        }
+        assert_eq!(hex::encode(runs.finish()), hex::encode(bytes.finish()));
     }
 
     #[test]
