@@ -144,7 +144,7 @@ impl CephUpload {
     }
 
     /// Removes the image, or the blob that the commit has made of it.
-    async fn remove(mut self) -> Result<()> {
+    async fn remove(&mut self) -> Result<()> {
         if let Some(open) = self.opening.left().await {
             self.open = Some(open);
         }
@@ -232,7 +232,7 @@ impl Steps for CephUpload {
         self.staged.store.images.place.location(self.staged.id.as_str())
     }
 
-    fn discard(self, _: bool) -> impl Future<Output = Result<()>> + Send + 'static {
+    fn discard(&mut self, _: bool) -> impl Future<Output = Result<()>> + Send {
         CLEANING.track_future(self.remove())
     }
 }

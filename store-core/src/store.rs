@@ -43,6 +43,11 @@ impl Shared {
         operation: &'static str,
         target: Option<&dyn Display>,
     ) -> Error {
+        if error.store().is_none() {
+            let (store, kind) = (self.name.clone(), error.kind().as_str());
+            metrics::counter!("imagestore_errors_total", "store" => store, "operation" => operation, "kind" => kind)
+                .increment(1);
+        }
         error.in_call(&self.name, operation, target)
     }
 }
@@ -170,7 +175,7 @@ impl Store {
         Meta::check_properties(&expect.properties)?;
         let hint = SizeHint { total: expect.size, data: expect.data_size };
         let inspection = Inspection::new(options.inspect, expect.format);
-        let upload = self.shared.backend.begin(id, hint).await?;
+        let upload = self.shared.janitor.watch(self.shared.backend.begin(id, hint)).await?;
         Ok(Writer::new(Arc::clone(&self.shared), id.clone(), upload, expect, inspection))
     }
 
@@ -214,7 +219,7 @@ impl Store {
     /// Removes a blob.
     pub async fn delete(&self, at: &Location) -> Result<()> {
         let deleted = match self.claim(at) {
-            Ok(()) => self.shared.backend.delete(at).await,
+            Ok(()) => self.shared.janitor.watch(self.shared.backend.delete(at)).await,
             Err(error) => Err(error),
         };
         deleted.map_err(|error| self.shared.context(error, "delete", Some(at)))
@@ -228,7 +233,7 @@ impl Store {
     /// Removes what killed uploads left behind more than `age` ago. An age shorter than the longest pause of a live
     /// upload takes that one too.
     pub async fn sweep(&self, age: Duration) -> Result<Swept> {
-        let swept = self.shared.backend.sweep(age).await;
+        let swept = self.shared.janitor.watch(self.shared.backend.sweep(age)).await;
         swept.map_err(|error| self.shared.context(error, "sweep", None))
     }
 
@@ -267,7 +272,7 @@ impl Store {
                 return Err(too_large(most.0));
             }
             let hint = SizeHint { total: Some(size), data: allocated.filter(|data| *data < size) };
-            let upload = self.shared.backend.begin(id, hint).await?;
+            let upload = self.shared.janitor.watch(self.shared.backend.begin(id, hint)).await?;
             let writer = Writer::copying(Arc::clone(&self.shared), id.clone(), upload);
             writer.copy(at, meta).await
         };
@@ -321,7 +326,8 @@ impl Store {
         outcome.await.map_err(|error| self.shared.context(error, "verify", Some(at)))
     }
 
-    /// Waits until everything that dropped writers left has been removed.
+    /// Waits until everything that dropped writers left has been removed, and until what other dropped calls had begun has
+    /// ended.
     pub async fn settle(&self) {
         self.shared.janitor.settle().await;
     }

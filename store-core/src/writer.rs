@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Algorithm, BlobId, Chunk, Digests, Error, ErrorKind, Hasher, Inspect, Location, Meta, Result, Tap,
     Upload,
+    driver::tracked,
     inspect::{Format, Report},
     lanes::Lanes,
     policy::Inspection,
@@ -221,6 +222,11 @@ impl Writer {
         let outcome = async {
             let Some(upload) = &mut self.upload else { return Err(finished()) };
             upload.copy(from, meta.size).await?;
+            // Blobs do not change, but another one may have come in this one's place before it was copied.
+            let now = self.shared.backend.open(from).await?;
+            if now.stat().meta.as_ref() != Some(&meta) {
+                return Err(Error::not_found(from));
+            }
             meta.created = Timestamp::now();
             let location = upload.commit(&meta).await?;
             self.upload = None;
@@ -372,6 +378,11 @@ impl Janitor {
         let tasks = TaskTracker::new();
         tasks.close();
         Self { runtime, tasks }
+    }
+
+    /// Lets [`settle`](Self::settle) wait for what goes on when `call` is dropped.
+    pub(crate) fn watch<F: Future>(&self, call: F) -> impl Future<Output = F::Output> {
+        tracked(&self.tasks, call)
     }
 
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -487,6 +487,10 @@ fn metrics_count_operations_bytes_retries_and_failures() {
             assert_eq!(kind(store.locate(&id("missing")).await), ErrorKind::NotFound);
             drop(store.upload(&id("dropped"), Expect::new()).await.unwrap());
             store.settle().await;
+            // What no storage complains of: bytes that are not those announced.
+            let expect = Expect::new().size(1000);
+            let short = store.put(&id("short"), once("short"), expect).await;
+            assert_eq!(kind(short), ErrorKind::Corrupt);
         });
     });
     let mut found = BTreeMap::new();
@@ -503,7 +507,9 @@ fn metrics_count_operations_bytes_retries_and_failures() {
     let value =
         |name: &str| found.get(name).copied().unwrap_or_else(|| panic!("{name} is not in {found:#?}"));
     assert_eq!(value("imagestore_operations_total ok,put,test"), 1);
-    assert_eq!(value("imagestore_operations_total cancelled,put,test"), 1);
+    assert_eq!(value("imagestore_operations_total cancelled,put,test"), 2);
+    assert_eq!(value("imagestore_errors_total corrupt,put,test"), 1);
+    assert_eq!(value("imagestore_errors_total locate,not_found,test"), 1);
     assert_eq!(value("imagestore_operations_total locate,not_found,test"), 1);
     assert_eq!(value("imagestore_operations_total read,test,unavailable"), 1);
     assert_eq!(value("imagestore_operations_total ok,read,test"), 1);
@@ -513,7 +519,7 @@ fn metrics_count_operations_bytes_retries_and_failures() {
     assert_eq!(value("imagestore_in_flight read,test"), 0);
     // Zeros count as zeros where they are stored as such: all but the odd ends of the run.
     let zeros = value("imagestore_bytes_total in,test,zeros");
-    assert_eq!(value("imagestore_bytes_total data,in,test") + zeros, 5000 + (1 << 20));
+    assert_eq!(value("imagestore_bytes_total data,in,test") + zeros, 5000 + 5 + (1 << 20));
     assert!(zeros >= (1 << 20) - 2 * 4096, "{zeros}");
     let out = value("imagestore_bytes_total data,out,test") + value("imagestore_bytes_total out,test,zeros");
     assert_eq!(out, 5000 + (1 << 20));

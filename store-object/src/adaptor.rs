@@ -301,8 +301,18 @@ impl MultipartUpload for Parts {
         if self.written == self.id {
             return Ok(put_result(&blob.meta));
         }
-        let meta = self.replace(&blob.location).await.map_err(|error| into_object(&self.path, error))?;
-        Ok(put_result(&meta))
+        match self.replace(&blob.location).await {
+            Ok(meta) => Ok(put_result(&meta)),
+            Err(error) => {
+                // The old object may be gone by now: then the new bytes are all there is.
+                if self.objects.store.locate(&self.id).await.is_ok() {
+                    let _ = self.objects.store.delete(&blob.location).await;
+                } else {
+                    tracing::warn!(blob = %blob.location, "an object could not be replaced; its new bytes are here");
+                }
+                Err(into_object(&self.path, error))
+            }
+        }
     }
 
     async fn abort(&mut self) -> Result<()> {

@@ -135,11 +135,18 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether a mark is old still: an upload under way writes it anew.
+    async fn is_old(&self, mark: &Path, old: Cutoff) -> Result<bool> {
+        match self.objects.head(mark).await {
+            Ok(found) => Ok(old.takes(found.last_modified.timestamp())),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(from_object("look at an upload", error)),
+        }
+    }
+
     async fn sweep(&self, age: Duration) -> Result<Swept> {
         let (mut swept, old) = (Swept::default(), Cutoff::new(age));
         let mut done = BTreeSet::new();
-        // A long upload writes no mark but its data, which no list shows before they are complete: the mark's time
-        // is that of its beginning.
         for folder in [Folder::Upload, Folder::Data] {
             let mut found = self.objects.list(Some(&self.place.folder(folder)));
             while let Some(object) = found.next().await {
@@ -152,6 +159,9 @@ impl Shared {
                     if matches!(folder, Folder::Upload) {
                         self.remove(&object.location).await?;
                     }
+                    continue;
+                }
+                if matches!(folder, Folder::Upload) && !self.is_old(&object.location, old).await? {
                     continue;
                 }
                 swept.bytes += if matches!(folder, Folder::Data) { object.size } else { 0 };

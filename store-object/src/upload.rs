@@ -7,7 +7,7 @@ use store_core::{
     buffer::Buffer,
     driver::{InFlight, Pending, Request, Steps, token},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{Note, Shared},
@@ -15,11 +15,15 @@ use crate::{
     place::Folder,
 };
 
+/// How old the mark of an upload under way gets: far less than any age that a sweep is told.
+const MARK_AGE: Duration = Duration::from_secs(300);
+
 /// Commit point: the note under the blob's id is written with `PutMode::Create`, when the data are complete elsewhere.
 pub(crate) struct ObjectUpload {
     target: Arc<Target>,
     filling: Option<Buffer>,
     opening: Pending<()>,
+    marked: Instant,
     starting: Pending<Box<dyn MultipartUpload>>,
     /// Here until it is completed, also while a commit has it.
     parts: Parts,
@@ -56,6 +60,7 @@ impl ObjectUpload {
             target: Arc::new(Target { store, id: id.clone(), token, data, mark }),
             filling: None,
             opening: Pending::default(),
+            marked: Instant::now(),
             starting: Pending::default(),
             parts: Parts::default(),
             has_parts: false,
@@ -83,6 +88,18 @@ impl ObjectUpload {
         Ok(())
     }
 
+    /// Writes the mark: what is found of a killed process.
+    async fn mark(&mut self) -> Result<()> {
+        let target = Arc::clone(&self.target);
+        let put = async move {
+            let put = target.store.objects.put(&target.mark, PutPayload::new()).await;
+            put.map(drop).map_err(|error| from_object("mark an upload", error))
+        };
+        self.opening.run(Request::spawn(put)).await?;
+        self.marked = Instant::now();
+        Ok(())
+    }
+
     /// Waits for the oldest part on its way.
     async fn land(&mut self) -> Result<()> {
         self.flying.next().await.transpose().map(drop)
@@ -90,6 +107,11 @@ impl ObjectUpload {
 
     /// Sends what is in the buffer as the next part.
     async fn send(&mut self) -> Result<()> {
+        if self.marked.elapsed() > MARK_AGE {
+            // No list shows what is written of the data: a sweep goes by the mark's time.
+            self.target.check_mark().await?;
+            self.mark().await?;
+        }
         if !self.has_parts {
             let target = Arc::clone(&self.target);
             let start = async move {
@@ -110,14 +132,8 @@ impl ObjectUpload {
 }
 
 impl Steps for ObjectUpload {
-    /// Writes the mark: what is found of a killed process.
     async fn begin(&mut self) -> Result<()> {
-        let target = Arc::clone(&self.target);
-        let put = async move {
-            let put = target.store.objects.put(&target.mark, PutPayload::new()).await;
-            put.map(drop).map_err(|error| from_object("start an upload", error))
-        };
-        self.opening.run(Request::spawn(put)).await
+        self.mark().await
     }
 
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
@@ -164,13 +180,16 @@ impl Steps for ObjectUpload {
         self.target.store.place.location(&self.target.id)
     }
 
-    async fn discard(self, committed: bool) -> Result<()> {
+    async fn discard(&mut self, committed: bool) -> Result<()> {
         let (target, store) = (&self.target, &self.target.store);
         self.flying.stop(Duration::ZERO).await;
         self.opening.left().await; // The mark is removed in any case.
         self.copying.left().await; // So is the copy.
-        let parts = self.parts.lock().await.take();
-        if let Some(mut parts) = self.starting.left().await.or(parts) {
+        if let Some(started) = self.starting.left().await {
+            self.parts = Arc::new(Mutex::new(Some(started)));
+        }
+        let mut place = self.parts.lock().await;
+        if let Some(parts) = place.as_mut() {
             match parts.abort().await {
                 // Of a storage that has no such request, time takes the parts.
                 Ok(())
@@ -178,6 +197,7 @@ impl Steps for ObjectUpload {
                 Err(error) => return Err(from_object("abort an upload", error)),
             }
         }
+        *place = None;
         if committed {
             let note = store.note(&target.id).await?;
             if note.is_some_and(|note| note.token == target.token) {
@@ -227,6 +247,15 @@ impl Target {
         Ok(())
     }
 
+    /// The mark is gone if a sweep took the upload: then its data are gone, or will be.
+    async fn check_mark(&self) -> Result<()> {
+        match self.store.objects.head(&self.mark).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(Error::swept()),
+            Err(error) => Err(from_object("look at an upload", error)),
+        }
+    }
+
     async fn publish(&self, meta: &Meta) -> Result<()> {
         let objects = &self.store.objects;
         let stored = objects.head(&self.data).await.map_err(|error| from_object("look at a blob", error))?;
@@ -234,12 +263,7 @@ impl Target {
             let text = format!("the storage has {} bytes of the {} that it was sent", stored.size, meta.size);
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
-        // Gone if a sweep took the upload: then its data are gone, or will be.
-        let mark = objects.head(&self.mark).await.map_err(|error| from_object("look at an upload", error));
-        mark.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::swept(),
-            _ => error,
-        })?;
+        self.check_mark().await?;
         let note = Note { token: self.token.clone(), meta: meta.clone() };
         let payload = PutPayload::from(note.to_json()?);
         let put = objects.put_opts(&self.store.place.note(&self.id), payload, PutMode::Create.into()).await;
@@ -251,6 +275,8 @@ impl Target {
                 None => return Err(from_object("commit a blob", error)),
             }
         }
+        // Again: a sweep that took the mark in between saw no note, and takes the data.
+        self.check_mark().await?;
         if let Err(error) = self.store.remove(&self.mark).await {
             tracing::warn!(%error, "the mark of a finished upload is still there; sweep will remove it");
         }

@@ -14,6 +14,9 @@ use crate::{
     plan::{MAX_PARTS, Plan},
 };
 
+/// How long an upload that is given up waits for a gathered part to be complete, which a server may take minutes for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Commit point: `CompleteMultipartUpload`, or `PutObject` for a small blob, with `If-None-Match: *`.
 ///
 /// Before it, the metadata is in a sidecar that the object's token leads to. Where the server honours the header with
@@ -349,22 +352,24 @@ impl Steps for S3Upload {
         self.target.store.place.location(&self.target.key)
     }
 
-    async fn discard(mut self, committed: bool) -> Result<()> {
-        let target = self.target;
+    async fn discard(&mut self, committed: bool) -> Result<()> {
+        let target = Arc::clone(&self.target);
         let client = &target.store.client;
-        self.flying.stop(Duration::ZERO).await;
-        if let Some(probing) = self.probing {
+        // An object that a server is still making of a gathered part would appear after it was looked for.
+        self.flying.stop(if self.gathered { PATIENCE } else { Duration::ZERO }).await;
+        if let Some(probing) = self.probing.take() {
             let _ = probing.await; // Whatever it has found out, it has removed what it wrote.
         }
         while self.describing.next().await.is_some() {}
         let opened = self.opening.left().await.unwrap_or_default(); // The sidecar is removed in any case.
         // What was created after the upload is one for a part, and is found by its key.
         let created = self.creating.left().await;
+        self.upload = self.upload.take().or(opened.upload).or(created);
         if committed && target.look().await? == Some(true) {
             again(|| client.delete(&target.key)).await?;
         }
-        if let Some(upload) = self.upload.or(opened.upload).or(created) {
-            again(|| client.abort(&target.key, &upload)).await?;
+        if let Some(upload) = &self.upload {
+            again(|| client.abort(&target.key, upload)).await?;
         }
         if self.gathered {
             for turn in 0..2 {

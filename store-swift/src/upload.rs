@@ -271,8 +271,8 @@ impl Steps for SwiftUpload {
         self.target.location()
     }
 
-    async fn discard(self, committed: bool) -> Result<()> {
-        let target = self.target;
+    async fn discard(&mut self, committed: bool) -> Result<()> {
+        let target = &self.target;
         self.flying.stop(PATIENCE).await;
         self.grouping.left().await;
         if committed && target.look().await? == Some(true) {

@@ -113,7 +113,7 @@ fn not_empty(chunks: impl Stream<Item = Result<Chunk>> + Send) -> impl Stream<It
     });
     chunks
         .inspect_ok(move |chunk| {
-            seen.fetch_or(chunk.len() > 0, Ordering::Relaxed);
+            seen.fetch_or(!chunk.is_empty(), Ordering::Relaxed);
         })
         .chain(at_end)
 }

@@ -8,8 +8,8 @@ use crate::{Chunk, Error, ErrorKind, Location, Meta, Result, Upload};
 
 /// The steps of an upload to a storage on a network, of which [`Guarded`] makes an [`Upload`].
 ///
-/// Any future but that of `discard` may be dropped at any await point; `discard` is then the next and last call. So what
-/// is under way has to be kept here while it is awaited, in [`InFlight`](super::InFlight) or [`Pending`](super::Pending).
+/// Any future but that of `discard` may be dropped at any await point; `discard` is then the next call, and no other comes
+/// after it. So what is under way has to be kept here while it is awaited, in [`InFlight`](super::InFlight) or [`Pending`](super::Pending).
 pub trait Steps: Send + 'static {
     /// Leaves in the storage what a sweep finds if this process is killed.
     fn begin(&mut self) -> impl Future<Output = Result<()>> + Send;
@@ -29,7 +29,9 @@ pub trait Steps: Send + 'static {
 
     /// Waits for what is under way, then removes all of the upload and nothing else. If a commit was started, it has
     /// ended, and what became of it has to be looked up: the blob may be this upload's or a rival's.
-    fn discard(self, committed: bool) -> impl Future<Output = Result<()>> + Send + 'static;
+    ///
+    /// Called again if it fails, with what it has left here: so nothing that it needs to find the rest may be taken out.
+    fn discard(&mut self, committed: bool) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// An upload that undoes what was given up: on `abort`, and in the background where the upload, or the future that
@@ -41,7 +43,8 @@ pub struct Guarded<S: Steps> {
     committing: Option<Request<()>>,
     /// A commit was started, and has not succeeded as far as is known.
     committed: bool,
-    cleaning: Option<Request<()>>,
+    /// Gives the steps back, and what has become of the clean-up.
+    cleaning: Option<Request<(S, Result<()>)>>,
 }
 
 impl<S: Steps> Guarded<S> {
@@ -57,14 +60,15 @@ impl<S: Steps> Guarded<S> {
     }
 
     /// Hands all that is under way to a task that removes it.
-    fn clean(&mut self) -> Option<Request<()>> {
-        let discarding = self.steps.take()?.discard(self.committed);
+    fn clean(&mut self) -> Option<Request<(S, Result<()>)>> {
+        let (mut steps, committed) = (self.steps.take()?, self.committed);
         let committing = self.committing.take();
         Some(Request::spawn(async move {
             if let Some(committing) = committing {
                 let _ = committing.await; // What counts is what is there.
             }
-            discarding.await
+            let outcome = steps.discard(committed).await;
+            Ok((steps, outcome))
         }))
     }
 }
@@ -100,8 +104,13 @@ impl<S: Steps> Upload for Guarded<S> {
             self.cleaning = self.clean();
         }
         let Some(cleaning) = &mut self.cleaning else { return Ok(()) };
-        let outcome = cleaning.await;
+        let ended = cleaning.await;
         self.cleaning = None;
+        let (steps, outcome) = ended?;
+        if outcome.is_err() {
+            // Whoever aborts again gets the rest removed.
+            self.steps = Some(steps);
+        }
         outcome
     }
 }
@@ -165,9 +174,11 @@ mod tests {
             "slow:blob".parse()
         }
 
-        async fn discard(self, committed: bool) -> Result<()> {
+        async fn discard(&mut self, committed: bool) -> Result<()> {
             let name = if committed { "discard the commit" } else { "discard" };
-            Self::step(self.log, name, self.fails).await
+            // A storage that is away comes back.
+            let fails = std::mem::take(&mut self.fails);
+            Self::step(Arc::clone(&self.log), name, fails).await
         }
     }
 
@@ -219,6 +230,21 @@ mod tests {
         upload.abort().await.unwrap();
         assert_eq!(seen(&log), ["begin", "discard"]);
         assert_eq!(upload.write(Chunk::Zeros(1)).await.unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clean_up_that_failed_is_made_again() {
+        let (mut upload, log) = begin("discard").await;
+        assert_eq!(upload.abort().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        upload.abort().await.unwrap();
+        upload.abort().await.unwrap();
+        assert_eq!(seen(&log), ["begin", "discard", "discard"]);
+
+        let (mut upload, log) = begin("discard").await;
+        upload.abort().await.unwrap_err();
+        drop(upload);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(seen(&log), ["begin", "discard", "discard"]);
     }
 
     #[tokio::test(start_paused = true)]

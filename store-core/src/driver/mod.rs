@@ -10,6 +10,7 @@ mod retry;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use guarded::{Guarded, Steps};
+pub(crate) use request::tracked;
 pub use request::{InFlight, Pending, Request, read_ahead};
 pub use retry::{ATTEMPTS, again, again_if_asked, pause};
 

@@ -11,9 +11,19 @@ use tokio::{
     task::{JoinHandle, spawn, spawn_blocking},
     time::{Instant, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{Error, Result};
+
+tokio::task_local! {
+    /// What tells [`Store::settle`](crate::Store::settle) of requests whose caller has gone.
+    static TRACKER: TaskTracker;
+}
+
+/// Lets `tracker` know of every request that `call` starts, also in being dropped.
+pub(crate) fn tracked<F: Future>(tracker: &TaskTracker, call: F) -> impl Future<Output = F::Output> {
+    TRACKER.scope(tracker.clone(), call)
+}
 
 /// A request on a task of its own: it goes on when whoever waits for it stops waiting, and can be waited for again.
 #[must_use = "to wait for it, or to undo what it does"]
@@ -22,12 +32,18 @@ pub struct Request<T>(JoinHandle<Result<T>>);
 impl<T: Send + 'static> Request<T> {
     /// Starts it.
     pub fn spawn(request: impl Future<Output = Result<T>> + Send + 'static) -> Self {
-        Self(spawn(request))
+        Self(match TRACKER.try_with(TaskTracker::clone) {
+            Ok(tracker) => tracker.spawn(TRACKER.scope(tracker.clone(), request)),
+            Err(_) => spawn(request),
+        })
     }
 
     /// Starts it on a thread that may block; then [`Request::stop`] only waits.
     pub fn blocking(request: impl FnOnce() -> Result<T> + Send + 'static) -> Self {
-        Self(spawn_blocking(request))
+        Self(match TRACKER.try_with(TaskTracker::clone) {
+            Ok(tracker) => tracker.spawn_blocking(request),
+            Err(_) => spawn_blocking(request),
+        })
     }
 
     /// Stops it at its next await point, and waits until it has stopped.
@@ -70,11 +86,8 @@ impl<T> Pending<T> {
     }
 
     /// Waits for what was left here; `None` if nothing was, or if it failed.
-    pub async fn left(self) -> Option<T> {
-        match self.0 {
-            Some(request) => request.await.ok(),
-            None => None,
-        }
+    pub async fn left(&mut self) -> Option<T> {
+        self.0.take()?.await.ok()
     }
 }
 
@@ -127,12 +140,13 @@ impl<R: Future + Unpin> InFlight<R> {
 
 impl<T: Send + 'static> InFlight<Request<T>> {
     /// Gives them up to `patience` to end, then stops them; after this, none does anything any more.
-    pub async fn stop(self, patience: Duration) {
+    pub async fn stop(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
         if patience.is_zero() {
             self.requests.iter().for_each(|(request, _)| request.0.abort());
         }
-        for (mut request, _) in self.requests {
+        self.held = 0;
+        for (mut request, _) in self.requests.drain(..) {
             if timeout_at(until, &mut request).await.is_err() {
                 request.stop().await;
             }
@@ -181,6 +195,37 @@ mod tests {
         assert!(timeout(Duration::from_millis(1), pending.run(request)).await.is_err());
         assert_eq!(pending.left().await, Some(0));
         assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_on_without_its_caller_is_waited_for() {
+        let done = Arc::new(AtomicU32::new(0));
+        let slow = |counted: &Arc<AtomicU32>| {
+            let counted = Arc::clone(counted);
+            Request::spawn(async move {
+                sleep(Duration::from_secs(5)).await;
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        /// What starts a request when it is dropped, as an upload does.
+        struct Undone<F: Fn()>(F);
+        impl<F: Fn()> Drop for Undone<F> {
+            fn drop(&mut self) {
+                (self.0)();
+            }
+        }
+        let tracker = TaskTracker::new();
+        tracker.close();
+        let (one, two) = (Arc::clone(&done), Arc::clone(&done));
+        let call = tracked(&tracker, async move {
+            let _undone = Undone(|| drop(slow(&two)));
+            slow(&one).await
+        });
+        assert!(timeout(Duration::from_secs(1), call).await.is_err());
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+        tracker.wait().await;
+        assert_eq!(done.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -24,8 +24,10 @@ use crate::{
 /// | `imagestore_in_flight` | store, operation | gauge |
 /// | `imagestore_bytes_total` | store, direction (`in`, `out`), content (`data`, `zeros`) | counter |
 /// | `imagestore_retries_total` | store, operation | counter |
+/// | `imagestore_errors_total` | store, operation, kind | counter |
 ///
-/// `put` lasts from begin to commit or abort, `read` from the first to the last byte of a stream.
+/// The last two are counted above the layers: an error is what a program sees, be it the storage's or one of bytes that
+/// are not those announced, or not those that were written. `put` lasts from begin to commit or abort, `read` from the first to the last byte of a stream.
 #[derive(Debug)]
 pub struct Metrics {
     store: Arc<str>,
@@ -168,11 +170,19 @@ impl Upload for MeasuredUpload {
     }
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
-        self.inner.adopt(source).instrument(self.span.clone()).await
+        let outcome = self.inner.adopt(source).instrument(self.span.clone()).await;
+        if outcome.is_err() {
+            self.running.end(&outcome);
+        }
+        outcome
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
-        self.inner.copy(from, size).instrument(self.span.clone()).await
+        let outcome = self.inner.copy(from, size).instrument(self.span.clone()).await;
+        if outcome.is_err() {
+            self.running.end(&outcome);
+        }
+        outcome
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
