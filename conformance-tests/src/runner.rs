@@ -52,6 +52,7 @@ where
 #[derive(Default)]
 pub struct Suites {
     suites: Vec<Suite>,
+    threads: Option<usize>,
 }
 
 struct Suite {
@@ -82,9 +83,18 @@ impl Suites {
         self
     }
 
+    /// How many cases run at once, unless `--test-threads` says it: more than there are cores, where cases wait for a
+    /// server most of the time.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
     /// Runs them all and ends the process.
     pub fn run(self) -> ! {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(self.threads);
         let runtime = match Runtime::new() {
             Ok(runtime) => Arc::new(runtime),
             Err(error) => give_up(&format!("there is no runtime: {error}")),
