@@ -25,6 +25,7 @@ static CEPH: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start_c
 
 fn main() {
     Suites::new()
+        .at_once(4)
         .with("swift", async || setup(&SERVER, false, |_| {}).await)
         .with("swift-keystone", async || {
             setup(&SERVER, true, |config| {
