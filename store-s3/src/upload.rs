@@ -357,9 +357,6 @@ impl Steps for S3Upload {
         let client = &target.store.client;
         // An object that a server is still making of a gathered part would appear after it was looked for.
         self.flying.stop(if self.gathered { PATIENCE } else { Duration::ZERO }).await;
-        if let Some(probing) = self.probing.take() {
-            let _ = probing.await; // Whatever it has found out, it has removed what it wrote.
-        }
         while self.describing.next().await.is_some() {}
         let opened = self.opening.left().await.unwrap_or_default(); // The sidecar is removed in any case.
         // What was created after the upload is one for a part, and is found by its key.
@@ -384,7 +381,12 @@ impl Steps for S3Upload {
             let claim = target.store.place.claim(&target.id);
             again(|| client.delete(&claim)).await?;
         }
-        again(|| client.delete(&target.sidecar)).await
+        again(|| client.delete(&target.sidecar)).await?;
+        // Last, since it takes the longest, and no sweep minds it. Whatever it finds out, it removes what it writes.
+        if let Some(probing) = self.probing.take() {
+            let _ = probing.await;
+        }
+        Ok(())
     }
 }
 
