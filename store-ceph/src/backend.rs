@@ -30,8 +30,10 @@ pub(crate) const CHUNK: usize = 2 << 20;
 /// The least run of zeros that is not stored: what OSDs allocate at least.
 const HOLE: u64 = 64 << 10;
 
-/// How much of an image is searched for holes at once.
+/// How much of an image is searched for holes at once, at least, and in how many of its objects: each search takes some
+/// messages, however little there is to find.
 const SEGMENT: u64 = 1 << 30;
+const SEGMENT_OBJECTS: u64 = 2048;
 
 /// How long a sweep waits for what this process is removing anyway.
 const CLEANED_WITHIN: Duration = Duration::from_secs(20);
@@ -250,11 +252,12 @@ impl Download for CephDownload {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let ahead = self.open.store.concurrency;
         let open = Arc::clone(&self.open);
-        let segments = stream::try_unfold((open, range), |(open, rest)| async move {
+        let step = SEGMENT.max(SEGMENT_OBJECTS.saturating_mul(open.stripe));
+        let segments = stream::try_unfold((open, range), move |(open, rest)| async move {
             if rest.is_empty() {
                 return Ok::<_, Error>(None);
             }
-            let segment = rest.start..rest.end.min((rest.start / SEGMENT + 1) * SEGMENT);
+            let segment = rest.start..rest.end.min((rest.start / step + 1) * step);
             let after = segment.end..rest.end;
             let pieces = {
                 let open = Arc::clone(&open);
@@ -421,19 +424,20 @@ mod tests {
 
     #[test]
     fn pieces_make_the_segment() {
-        let mib = |n: u64| n << 20;
+        // Four parts make a request.
+        let part = |n: u64| n * (CHUNK as u64 / 4);
         assert_eq!(cut(5..5, Vec::new()), []);
         assert_eq!(cut(5..9, Vec::new()), [Piece::Hole(4)]);
-        let pieces = cut(100..mib(20), vec![0..mib(5), mib(8)..mib(9), mib(16)..mib(24)]);
+        let pieces = cut(100..part(20), vec![0..part(5), part(8)..part(9), part(16)..part(24)]);
         assert_eq!(
             pieces,
             [
-                Piece::Data(100..mib(4)),
-                Piece::Data(mib(4)..mib(5)),
-                Piece::Hole(mib(3)),
-                Piece::Data(mib(8)..mib(9)),
-                Piece::Hole(mib(7)),
-                Piece::Data(mib(16)..mib(20)),
+                Piece::Data(100..part(4)),
+                Piece::Data(part(4)..part(5)),
+                Piece::Hole(part(3)),
+                Piece::Data(part(8)..part(9)),
+                Piece::Hole(part(7)),
+                Piece::Data(part(16)..part(20)),
             ]
         );
     }

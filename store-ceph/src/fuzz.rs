@@ -19,7 +19,8 @@ pub fn locations(text: &str) {
         Place { fsid, pool: pool.to_owned(), namespace: namespace.to_owned(), snapshot: "snap".to_owned() };
     let Ok(Target { image, snapshot }) = place.find(&at) else { return };
     let place = Place { snapshot: snapshot.unwrap_or(place.snapshot.clone()), ..place };
-    let again = place.location(&image).expect("what was found can be written");
+    // Written anew it may be too long: more of it is encoded.
+    let Ok(again) = place.location(&image) else { return };
     let found = place.find(&again).expect("what was written can be found");
     assert_eq!(found, Target { image, snapshot: Some(place.snapshot) });
 }
