@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     S3Config,
-    client::{Client, Creation, Listed, Pending},
+    client::{Client, Creation, Listed, Object, Pending},
     config::{Conditional, Sse, host_of},
     error::region_of,
     location::{Place, Theirs},
@@ -202,13 +202,30 @@ impl Shared {
     async fn delete(&self, name: &str, at: &Location) -> Result<()> {
         let key = format!("{}{name}", self.place.prefix);
         let object = again(|| self.client.head(&key)).await?.ok_or_else(|| Error::not_found(at))?;
-        again(|| self.client.delete(&key)).await?;
+        let mut tried = false;
+        again(|| {
+            let repeated = std::mem::replace(&mut tried, true);
+            self.delete_object(&key, &object, repeated)
+        })
+        .await?;
         let Some(token) = &object.token else { return Ok(()) };
         let sidecar = self.place.sidecar(name, token);
         if let Err(error) = again(|| self.client.delete(&sidecar)).await {
             tracing::warn!(%error, "the metadata of a deleted blob is still there; sweep will remove it");
         }
         Ok(())
+    }
+
+    /// Removes `object`, and no other one that has come in its place since a request before was carried out, whose reply was
+    /// lost.
+    async fn delete_object(&self, key: &str, object: &Object, repeated: bool) -> Result<()> {
+        if repeated {
+            let now = self.client.head(key).await?;
+            if now.is_none_or(|now| (now.token, now.etag) != (object.token.clone(), object.etag.clone())) {
+                return Ok(());
+            }
+        }
+        self.client.delete(key).await
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
@@ -284,8 +301,11 @@ impl Shared {
     /// list by their whole key only. Says which key it was, what was removed, and how many bytes that had.
     async fn sweep_sidecar(&self, sidecar: Listed, old: Cutoff) -> Result<(String, u64, u64)> {
         let Some((key, token)) = self.place.owner(&sidecar.key) else { return Ok((sidecar.key, 0, 0)) };
-        let owner = self.client.head(&key).await?;
-        if owner.is_some_and(|object| object.token.as_deref() == Some(token)) {
+        let is_committed = async || {
+            let owner = self.client.head(&key).await?;
+            Ok::<_, Error>(owner.is_some_and(|object| object.token.as_deref() == Some(token)))
+        };
+        if is_committed().await? {
             return Ok((key, 0, 0));
         }
         let (mut found, mut bytes, mut live) = (0, 0, false);
@@ -306,7 +326,8 @@ impl Shared {
                 }
             }
         }
-        if !live {
+        // Again: an upload that is not listed any more may have been completed since the first look.
+        if !live && !is_committed().await? {
             for place in &gathered {
                 self.client.delete(place).await?;
             }

@@ -362,8 +362,9 @@ impl Steps for S3Upload {
         // What was created after the upload is one for a part, and is found by its key.
         let created = self.creating.left().await;
         self.upload = self.upload.take().or(opened.upload).or(created);
-        if committed && target.look().await? == Some(true) {
-            again(|| client.delete(&target.key)).await?;
+        if committed {
+            // Looked at before each try: what comes after this upload's blob is none of its business.
+            again(|| target.retract()).await?;
         }
         if let Some(upload) = &self.upload {
             again(|| client.abort(&target.key, upload)).await?;
@@ -567,6 +568,14 @@ impl Target {
     async fn look(&self) -> Result<Option<bool>> {
         let found = again(|| self.store.client.find(&self.key)).await?;
         Ok(found.map(|object| object.token.as_deref() == Some(&self.token)))
+    }
+
+    /// Removes the blob, if this upload's is there.
+    async fn retract(&self) -> Result<()> {
+        match self.look().await? {
+            Some(true) => self.store.client.delete(&self.key).await,
+            _ => Ok(()),
+        }
     }
 
     /// Trusts no status alone: servers have stored other than what they were sent, and some let the last writer win.
