@@ -162,6 +162,22 @@ fn it_works_without_any_configuration() {
 }
 
 #[test]
+fn the_first_command_of_the_readme_shows_what_it_says() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../quickstart");
+    let output = Command::new(script).env("IMAGESTORE", PROGRAM).output().unwrap();
+    let ran = Ran::of(&["quickstart"], output);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for line in [
+        "$ imagestore put testdata/sample.qcow2",
+        "format     qcow2",
+        "the same bytes",
+        "$ imagestore rm sample",
+    ] {
+        assert!(ran.out.contains(line), "{line:?} is not in {}", ran.out);
+    }
+}
+
+#[test]
 fn holes_stay_holes_on_both_ways() {
     let user = User::new();
     let content = user.sparse("disk.img");

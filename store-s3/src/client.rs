@@ -957,6 +957,30 @@ fn checked_pem(pem: Vec<u8>) -> Result<Vec<u8>> {
     if roots.is_empty() { Err(invalid()) } else { Ok(pem) }
 }
 
+/// Lets every parser of headers, settings and certificates see a text.
+#[cfg(fuzzing)]
+pub(crate) fn parse_all(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let number =
+        |at: usize| input.get(at..at + 8).and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+    let start = number(0).unwrap_or(7) >> (input.len() % 64);
+    let range = start..start.saturating_add(number(8).unwrap_or(9)).max(1);
+    if let (false, length) = (range.is_empty(), number(16).map(|length| length as i64)) {
+        for said in [None, Some(&*text)] {
+            if let Ok((skip, most)) = first_byte(said, length, &range, number(24).unwrap_or(99)) {
+                assert!(skip <= range.start && (length.is_some() || most >= range.end - range.start));
+            }
+        }
+    }
+    let names = text.split('\n').map(|name| (name.to_owned(), text.clone().into_owned())).collect();
+    let _ = token_of(Some(&names));
+    let _ = customer_key(&Secret::new(&*text)).is_ok();
+    let mut config = S3Config::new("bucket");
+    config.proxy = Some(Secret::new(&*text));
+    let _ = proxy_of(&config).is_ok();
+    let _ = checked_pem(input.to_vec()).is_ok();
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

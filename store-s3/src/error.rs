@@ -194,6 +194,21 @@ fn unreachable(what: &str, text: &str, passing: bool) -> Error {
     Error::new(kind, format!("cannot {what}: {reason}")).with_hint(hint).with_source(text)
 }
 
+/// Lets every parser of a refusal see a text.
+#[cfg(fuzzing)]
+pub(crate) fn parse_all(body: &[u8]) {
+    let text = String::from_utf8_lossy(body);
+    let (code, message) = text.split_once('\n').unwrap_or((&text, ""));
+    let status = body.first().map_or(400, |first| 300 + u16::from(*first));
+    let region = region_in(body);
+    assert!(region.iter().all(|region| region.bytes().all(|b| b.is_ascii_graphic())));
+    let error = answer("fuzz", status, code, message, region.clone());
+    if let Some(found) = region_of(&error) {
+        assert_eq!(Some(found), region.as_deref());
+    }
+    let _ = unreachable("fuzz", &text, status % 2 == 0);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

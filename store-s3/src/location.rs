@@ -141,20 +141,47 @@ struct Parts<'a> {
     key: String,
 }
 
+#[cfg(any(test, fuzzing))]
+fn place() -> Place {
+    Place {
+        host: "s3.example.org:9000".into(),
+        also: vec!["old.example.org".into()],
+        bucket: "bucket".into(),
+        prefix: "cloud images/".into(),
+    }
+}
+
+/// Lets every parser of locations and keys see a text.
+#[cfg(fuzzing)]
+pub(crate) fn parse_all(text: &str) {
+    let place = place();
+    for text in [text.to_owned(), format!("s3://s3.example.org:9000/bucket/{text}")] {
+        let Ok(at) = text.parse::<Location>() else { continue };
+        if let Ok(name) = place.find(&at) {
+            assert!(!name.is_empty() && !name.starts_with('.') && !name.contains('/'), "{name}");
+            // What leads somewhere does so again when it is written anew.
+            let again = place.location(&format!("{}{name}", place.prefix)).and_then(|at| place.find(&at));
+            assert!(again.is_ok_and(|again| again == name), "{name}");
+        }
+        if let Some(theirs) = place.find_theirs(&at) {
+            assert!(theirs.bucket != place.bucket || !theirs.key.starts_with(&place.prefix));
+            assert!(!format!("{theirs:?}{at:?}{at}").contains(&format!(":{}@", theirs.secret_key.expose())));
+        }
+    }
+    if let Some(id) = place.id(text) {
+        assert_eq!(place.key(&id), text);
+    }
+    if let Some((key, token)) = place.owner(text) {
+        assert!(key.starts_with(&place.prefix) && token.len() == 32);
+    }
+    let _ = crate::config::host_of(text).is_ok();
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn place() -> Place {
-        Place {
-            host: "s3.example.org:9000".into(),
-            also: vec!["old.example.org".into()],
-            bucket: "bucket".into(),
-            prefix: "cloud images/".into(),
-        }
-    }
 
     #[test]
     fn locations_lead_back_to_their_keys() {
