@@ -548,6 +548,9 @@ impl Target {
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
+                // The request before, whose reply was lost, may be at work still: MinIO then misses the parts that it has
+                // moved already.
+                None if before.is_some() => {}
                 None => return Err(error),
             }
             failed += 1;
