@@ -783,9 +783,11 @@ impl Image {
     /// that is no error: stay within [`size`](Self::size).
     pub(crate) fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> oneshot::Receiver<Outcome<Bytes>> {
         let write = self.api.rbd_aio_write2;
-        self.submit(bytes, |bytes, image, completion| {
-            // SAFETY: image and completion are open; the operation owns the bytes until it is over.
-            unsafe { write(image, offset, bytes.len(), bytes.as_ptr().cast(), completion, SEQUENTIAL) }
+        let (source, len) = (bytes.as_ptr(), bytes.len());
+        // SAFETY: image and completion are open; `source` has `len` bytes, which stay where they are while the operation
+        // owns them, and it does until it is over.
+        self.submit(bytes, |image, completion| unsafe {
+            write(image, offset, len, source.cast(), completion, SEQUENTIAL)
         })
     }
 
@@ -794,16 +796,17 @@ impl Image {
         self: &Arc<Self>,
         offset: u64,
         len: usize,
-        buffer: Buffer,
+        mut buffer: Buffer,
     ) -> oneshot::Receiver<Outcome<Buffer>> {
         let read = self.api.rbd_aio_read2;
-        self.submit(buffer, |buffer, image, completion| {
-            let mut target = null_mut::<u8>();
-            let room = buffer.read_with(len, |room| {
-                target = room.as_mut_ptr();
-                Ok(room.len())
-            });
-            if room.ok() != Some(len) {
+        let mut target = null_mut::<u8>();
+        let room = buffer.read_with(len, |room| {
+            target = room.as_mut_ptr();
+            Ok(room.len())
+        });
+        let fits = room.ok() == Some(len);
+        self.submit(buffer, |image, completion| {
+            if !fits {
                 return -Errno::EINVAL.0;
             }
             // SAFETY: image and completion are open; `target` has room for `len` bytes, and stays where it is while the
@@ -812,22 +815,23 @@ impl Image {
         })
     }
 
-    /// Gives `payload` to an operation that `start` begins.
+    /// Gives `payload` to an operation that `start` begins, with the image and the completion. `start` may have no
+    /// reference into the payload: the operation may be over, and the payload gone, before it returns.
     fn submit<P: Send + 'static>(
         self: &Arc<Self>,
         payload: P,
-        start: impl FnOnce(&mut P, Handle, Handle) -> c_int,
+        start: impl FnOnce(Handle, Handle) -> c_int,
     ) -> oneshot::Receiver<Outcome<P>> {
         let (done, outcome) = oneshot::channel();
         let operation = Box::into_raw(Box::new(Operation { payload, image: Arc::clone(self), done }));
         let mut completion = null_mut();
         // SAFETY: the box is given to the callback, which comes exactly once if the operation has begun; only if it has
-        // not, it is taken back. Nothing here touches it once it has begun.
+        // not, it is taken back. Nothing here touches it, or refers to it, from when it may have begun.
         unsafe {
             let made =
                 (self.api.rbd_aio_create_completion)(operation.cast(), finished::<P>, &raw mut completion);
             let begun = match made {
-                0.. => start(&mut (*operation).payload, self.handle.0, completion),
+                0.. => start(self.handle.0, completion),
                 failed => failed,
             };
             if let Err(error) = check(begun) {
