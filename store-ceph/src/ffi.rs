@@ -127,12 +127,13 @@ api! {
     rados: rados_write_full(Handle, *const c_char, *const c_char, usize) -> c_int;
     rados: rados_remove(Handle, *const c_char) -> c_int;
     rados: rados_getxattr(Handle, *const c_char, *const c_char, *mut c_char, usize) -> c_int;
-    rados: rados_setxattr(Handle, *const c_char, *const c_char, *const c_char, usize) -> c_int;
     rados: rados_rmxattr(Handle, *const c_char, *const c_char) -> c_int;
     rados: rados_aio_create_completion2(*mut c_void, Callback, *mut Handle) -> c_int;
     rados: rados_aio_release(Handle);
     rados: rados_aio_flush_async(Handle, Handle) -> c_int;
     rados: rados_create_write_op() -> Handle;
+    rados: rados_write_op_assert_exists(Handle);
+    rados: rados_write_op_setxattr(Handle, *const c_char, *const c_char, usize);
     rados: rados_write_op_create(Handle, c_int, *const c_char);
     rados: rados_write_op_write_full(Handle, *const c_char, usize);
     rados: rados_write_op_operate(Handle, Handle, *const c_char, *mut i64, c_int) -> c_int;
@@ -586,13 +587,21 @@ impl Pool {
     pub(crate) fn create_object(&self, object: &str, content: &[u8]) -> Result<()> {
         /// `LIBRADOS_CREATE_EXCLUSIVE`.
         const EXCLUSIVE: c_int = 1;
-        let object = text(object)?;
-        // SAFETY: the operation is made here and released here; content and text are valid for the calls, and null means
-        // no category and no time.
-        check(unsafe {
-            let operation = (self.api.rados_create_write_op)();
+        // SAFETY: the operation is open, the content valid for the call, and null means no category.
+        self.operate(object, |operation| unsafe {
             (self.api.rados_write_op_create)(operation, EXCLUSIVE, null());
             (self.api.rados_write_op_write_full)(operation, content.as_ptr().cast(), content.len());
+        })
+    }
+
+    /// Does to an object, in one step, what `prepare` adds to an operation, or nothing.
+    fn operate(&self, object: &str, prepare: impl FnOnce(Handle)) -> Result<()> {
+        let object = text(object)?;
+        // SAFETY: the operation is made here and released here, and has copied what was added to it; the text is valid
+        // for the calls, and null means no time.
+        check(unsafe {
+            let operation = (self.api.rados_create_write_op)();
+            prepare(operation);
             let outcome =
                 (self.api.rados_write_op_operate)(operation, self.handle.0, object.as_ptr(), null_mut(), 0);
             (self.api.rados_release_write_op)(operation);
@@ -622,13 +631,14 @@ impl Pool {
         }
     }
 
+    /// Sets an attribute of an object that exists; by itself librados would make one.
     pub(crate) fn set_attribute(&self, object: &str, name: &str) -> Result<()> {
-        let (object, name) = (text(object)?, text(name)?);
-        // SAFETY: as above; the value has one byte.
-        check(unsafe {
-            (self.api.rados_setxattr)(self.handle.0, object.as_ptr(), name.as_ptr(), c"1".as_ptr(), 1)
+        let name = text(name)?;
+        // SAFETY: the operation is open, the text valid for the call; the value has one byte.
+        self.operate(object, |operation| unsafe {
+            (self.api.rados_write_op_assert_exists)(operation);
+            (self.api.rados_write_op_setxattr)(operation, name.as_ptr(), c"1".as_ptr(), 1);
         })
-        .map(drop)
     }
 
     pub(crate) fn remove_attribute(&self, object: &str, name: &str) -> Result<()> {
