@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Deserialize;
@@ -85,8 +85,11 @@ impl Images {
 
     /// The internal id of the image of a name, if there is one: what librbd itself looks up first.
     pub(crate) fn id_of(&self, name: &str) -> Result<Option<String>> {
-        let object = self.pool.read_object(&id_object(name), 4096);
-        let object = object.map_err(|e| from_errno("look for the image", e))?;
+        self.look_up(name).map_err(|e| from_errno("look for the image", e))
+    }
+
+    fn look_up(&self, name: &str) -> Result<Option<String>, Errno> {
+        let object = self.pool.read_object(&id_object(name), 4096)?;
         Ok(object.and_then(|bytes| Fields(&bytes).text()).filter(|id| !id.is_empty()))
     }
 
@@ -185,6 +188,9 @@ impl Images {
     }
 
     /// Takes an image away by way of the trash: its name goes in one step, and only what nobody uses is destroyed.
+    ///
+    /// What is judged here is an image, but what librbd moves is a name, which may be another image's by then: where the
+    /// cluster was slow, the caller has given this call up, made it again, and put the blob anew.
     pub(crate) fn delete(&self, target: &Target, at: &Location) -> Result<()> {
         let name = &target.image;
         let Some(id) = self.id_of(name)? else { return Err(Error::not_found(at)) };
@@ -199,7 +205,12 @@ impl Images {
             Err(Errno::ENOENT) => return Err(Error::not_found(at)),
             Err(Errno::EBUSY) => return Err(Used::Open.into_error()),
             // No room for the entry.
-            Err(Errno::EDQUOT | Errno::ENOSPC) => return self.discard(name),
+            Err(Errno::EDQUOT | Errno::ENOSPC) => {
+                return match self.id_of(name)? == Some(id) {
+                    true => self.discard(name),
+                    false => Err(Error::not_found(at)),
+                };
+            }
             Err(error) => return Err(from_errno("move the image to the trash", error)),
         }
         match self.purge(&id) {
@@ -221,14 +232,76 @@ impl Images {
         self.in_use == InUse::Trash && why == Used::Cloned
     }
 
-    /// Moves an image to the trash, marked as this store's to be removed.
+    /// Moves an image to the trash, marked as this store's to be removed. [`Errno::ENOENT`] says that it does not have
+    /// the name any more.
     fn trash(&self, name: &str, id: &str) -> Result<(), Errno> {
         self.pool.set_attribute(&header(id), DELETED)?;
-        let moved = self.pool.trash_move(name);
+        let moved = self.move_if(name, id);
         if moved.is_err() {
-            let _ = self.pool.remove_attribute(&header(id), DELETED);
+            let trashed = self.pool.trash().is_ok_and(|all| all.iter().any(|entry| entry.id == id));
+            if !trashed {
+                let _ = self.pool.remove_attribute(&header(id), DELETED);
+            } else if self.pool.stat_object(&header(id)) == Ok(None) {
+                // An entry that librbd made of an image that was gone. Else it is somebody's who came first, and so is the mark.
+                let _ = self.pool.trash_remove(id);
+            }
         }
         moved
+    }
+
+    /// Moves what has the name to the trash if it is this image.
+    fn move_if(&self, name: &str, id: &str) -> Result<(), Errno> {
+        if self.look_up(name)?.as_deref() != Some(id) {
+            return Err(Errno::ENOENT);
+        }
+        // By the clock that librbd takes for its entries, this machine's.
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let moved = self.pool.trash_move(name);
+        match self.give_back(name, id, begun) {
+            Ok(false) => moved,
+            Ok(true) => Err(Errno::ENOENT),
+            Err(errno) => {
+                tracing::warn!(%errno, name, "it could not be seen whether another blob has got this name meanwhile");
+                moved
+            }
+        }
+    }
+
+    /// Gives an image its name back that got the name on the way of a move of `id`, and says whether there was one.
+    ///
+    /// librbd asks the directory for the id of a name, opens that image, closes it, and last removes the object of the name,
+    /// whosever it is by then.
+    fn give_back(&self, name: &str, id: &str, begun: u64) -> Result<bool, Errno> {
+        let trash = self.pool.trash()?;
+        for other in trash.iter().filter(|entry| entry.name == name && entry.id != id) {
+            // Nobody has marked it, and it was moved just now.
+            if u64::try_from(other.at).is_ok_and(|at| at >= begun)
+                && !self.pool.has_attribute(&header(&other.id), DELETED)?
+            {
+                return self.pool.trash_restore(&other.id, name).map(|()| true);
+            }
+        }
+        if self.look_up(name)?.is_some() {
+            return Ok(false);
+        }
+        let mut input = Vec::new();
+        push_text(&mut input, name);
+        let listed = match self.pool.call(DIRECTORY, "dir_get_id", &input, 4096) {
+            Ok(answer) => Fields(&answer).text(),
+            Err(Errno::ENOENT) => None,
+            Err(error) => return Err(error),
+        };
+        // What is in the trash as well is on its way there.
+        let Some(other) = listed.filter(|other| other != id && trash.iter().all(|entry| entry.id != *other))
+        else {
+            return Ok(false);
+        };
+        let mut content = Vec::new();
+        push_text(&mut content, &other);
+        match self.pool.create_object(&id_object(name), &content) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn restore(&self, id: &str, name: &str) -> Result<()> {
@@ -366,7 +439,12 @@ impl Images {
         // Its process lives, or died less than half a minute ago. It cannot be removed yet, but not be finished either.
         let known = self.pool.has_attribute(&header(id), SWEPT).map_err(wrong)?;
         if !known {
-            self.pool.set_attribute(&header(id), SWEPT).map_err(|e| from_errno("mark an upload", e))?;
+            match self.pool.set_attribute(&header(id), SWEPT) {
+                Ok(()) => {}
+                // It was given up meanwhile.
+                Err(Errno::ENOENT) => return Ok(None),
+                Err(error) => return Err(from_errno("mark an upload", error)),
+            }
         }
         Ok((!known).then_some(bytes))
     }

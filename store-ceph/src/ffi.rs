@@ -127,12 +127,13 @@ api! {
     rados: rados_write_full(Handle, *const c_char, *const c_char, usize) -> c_int;
     rados: rados_remove(Handle, *const c_char) -> c_int;
     rados: rados_getxattr(Handle, *const c_char, *const c_char, *mut c_char, usize) -> c_int;
-    rados: rados_setxattr(Handle, *const c_char, *const c_char, *const c_char, usize) -> c_int;
     rados: rados_rmxattr(Handle, *const c_char, *const c_char) -> c_int;
     rados: rados_aio_create_completion2(*mut c_void, Callback, *mut Handle) -> c_int;
     rados: rados_aio_release(Handle);
     rados: rados_aio_flush_async(Handle, Handle) -> c_int;
     rados: rados_create_write_op() -> Handle;
+    rados: rados_write_op_assert_exists(Handle);
+    rados: rados_write_op_setxattr(Handle, *const c_char, *const c_char, usize);
     rados: rados_write_op_create(Handle, c_int, *const c_char);
     rados: rados_write_op_write_full(Handle, *const c_char, usize);
     rados: rados_write_op_operate(Handle, Handle, *const c_char, *mut i64, c_int) -> c_int;
@@ -586,13 +587,21 @@ impl Pool {
     pub(crate) fn create_object(&self, object: &str, content: &[u8]) -> Result<()> {
         /// `LIBRADOS_CREATE_EXCLUSIVE`.
         const EXCLUSIVE: c_int = 1;
-        let object = text(object)?;
-        // SAFETY: the operation is made here and released here; content and text are valid for the calls, and null means
-        // no category and no time.
-        check(unsafe {
-            let operation = (self.api.rados_create_write_op)();
+        // SAFETY: the operation is open, the content valid for the call, and null means no category.
+        self.operate(object, |operation| unsafe {
             (self.api.rados_write_op_create)(operation, EXCLUSIVE, null());
             (self.api.rados_write_op_write_full)(operation, content.as_ptr().cast(), content.len());
+        })
+    }
+
+    /// Does to an object, in one step, what `prepare` adds to an operation, or nothing.
+    fn operate(&self, object: &str, prepare: impl FnOnce(Handle)) -> Result<()> {
+        let object = text(object)?;
+        // SAFETY: the operation is made here and released here, and has copied what was added to it; the text is valid
+        // for the calls, and null means no time.
+        check(unsafe {
+            let operation = (self.api.rados_create_write_op)();
+            prepare(operation);
             let outcome =
                 (self.api.rados_write_op_operate)(operation, self.handle.0, object.as_ptr(), null_mut(), 0);
             (self.api.rados_release_write_op)(operation);
@@ -622,13 +631,14 @@ impl Pool {
         }
     }
 
+    /// Sets an attribute of an object that exists; by itself librados would make one.
     pub(crate) fn set_attribute(&self, object: &str, name: &str) -> Result<()> {
-        let (object, name) = (text(object)?, text(name)?);
-        // SAFETY: as above; the value has one byte.
-        check(unsafe {
-            (self.api.rados_setxattr)(self.handle.0, object.as_ptr(), name.as_ptr(), c"1".as_ptr(), 1)
+        let name = text(name)?;
+        // SAFETY: the operation is open, the text valid for the call; the value has one byte.
+        self.operate(object, |operation| unsafe {
+            (self.api.rados_write_op_assert_exists)(operation);
+            (self.api.rados_write_op_setxattr)(operation, name.as_ptr(), c"1".as_ptr(), 1);
         })
-        .map(drop)
     }
 
     pub(crate) fn remove_attribute(&self, object: &str, name: &str) -> Result<()> {
@@ -783,9 +793,11 @@ impl Image {
     /// that is no error: stay within [`size`](Self::size).
     pub(crate) fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> oneshot::Receiver<Outcome<Bytes>> {
         let write = self.api.rbd_aio_write2;
-        self.submit(bytes, |bytes, image, completion| {
-            // SAFETY: image and completion are open; the operation owns the bytes until it is over.
-            unsafe { write(image, offset, bytes.len(), bytes.as_ptr().cast(), completion, SEQUENTIAL) }
+        let (source, len) = (bytes.as_ptr(), bytes.len());
+        // SAFETY: image and completion are open; `source` has `len` bytes, which stay where they are while the operation
+        // owns them, and it does until it is over.
+        self.submit(bytes, |image, completion| unsafe {
+            write(image, offset, len, source.cast(), completion, SEQUENTIAL)
         })
     }
 
@@ -794,16 +806,17 @@ impl Image {
         self: &Arc<Self>,
         offset: u64,
         len: usize,
-        buffer: Buffer,
+        mut buffer: Buffer,
     ) -> oneshot::Receiver<Outcome<Buffer>> {
         let read = self.api.rbd_aio_read2;
-        self.submit(buffer, |buffer, image, completion| {
-            let mut target = null_mut::<u8>();
-            let room = buffer.read_with(len, |room| {
-                target = room.as_mut_ptr();
-                Ok(room.len())
-            });
-            if room.ok() != Some(len) {
+        let mut target = null_mut::<u8>();
+        let room = buffer.read_with(len, |room| {
+            target = room.as_mut_ptr();
+            Ok(room.len())
+        });
+        let fits = room.ok() == Some(len);
+        self.submit(buffer, |image, completion| {
+            if !fits {
                 return -Errno::EINVAL.0;
             }
             // SAFETY: image and completion are open; `target` has room for `len` bytes, and stays where it is while the
@@ -812,22 +825,23 @@ impl Image {
         })
     }
 
-    /// Gives `payload` to an operation that `start` begins.
+    /// Gives `payload` to an operation that `start` begins, with the image and the completion. `start` may have no
+    /// reference into the payload: the operation may be over, and the payload gone, before it returns.
     fn submit<P: Send + 'static>(
         self: &Arc<Self>,
         payload: P,
-        start: impl FnOnce(&mut P, Handle, Handle) -> c_int,
+        start: impl FnOnce(Handle, Handle) -> c_int,
     ) -> oneshot::Receiver<Outcome<P>> {
         let (done, outcome) = oneshot::channel();
         let operation = Box::into_raw(Box::new(Operation { payload, image: Arc::clone(self), done }));
         let mut completion = null_mut();
         // SAFETY: the box is given to the callback, which comes exactly once if the operation has begun; only if it has
-        // not, it is taken back. Nothing here touches it once it has begun.
+        // not, it is taken back. Nothing here touches it, or refers to it, from when it may have begun.
         unsafe {
             let made =
                 (self.api.rbd_aio_create_completion)(operation.cast(), finished::<P>, &raw mut completion);
             let begun = match made {
-                0.. => start(&mut (*operation).payload, self.handle.0, completion),
+                0.. => start(self.handle.0, completion),
                 failed => failed,
             };
             if let Err(error) = check(begun) {

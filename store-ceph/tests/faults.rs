@@ -47,7 +47,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 23] = [
+    let tests: [Test; 24] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
@@ -62,6 +62,7 @@ fn main() {
         ("a_blob_with_clones_goes_to_the_trash_if_that_is_wanted", trash),
         ("a_blob_that_is_open_to_write_is_in_use", watched),
         ("a_reader_of_a_deleted_blob_gets_no_zeros", deleted_under_reader),
+        ("a_slow_deletion_takes_no_later_blob_of_the_id", deleted_meanwhile),
         ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
         ("other_programs_read_our_blobs", read_by_others),
         ("we_read_the_images_of_others", read_from_others),
@@ -654,6 +655,67 @@ fn deleted_under_reader() -> Outcome {
             }
         };
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        Ok(())
+    })
+}
+
+/// A deletion whose every step waits for the cluster, as of a call that its caller gave up and made again.
+fn deleted_meanwhile() -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("slow.conf");
+    const DELAY: &str =
+        "[client]\nms_inject_delay_type = osd\nms_inject_delay_probability = 1\nms_inject_delay_max = 0.2\n";
+    std::fs::write(&conf, std::fs::read_to_string(&calm().conf).unwrap() + DELAY).unwrap();
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        let mut slow = config.clone();
+        slow.conf = Some(conf);
+        let slow = CephBackend::connect(&slow).await?;
+        for round in 0..12 {
+            let at = put(&store, "a", &content(40, 100_000)).await?;
+            let late = tokio::spawn({
+                let (slow, at) = (slow.clone(), at.clone());
+                async move { slow.delete(&at).await }
+            });
+            tokio::time::sleep(Duration::from_millis(1200 + 100 * round)).await;
+            let next = content(41 + round, 100_000);
+            let replaced = match store.delete(&at).await {
+                Ok(()) => put(&store, "a", &next).await.map(|_| true),
+                // The other is as far as to move it.
+                Err(error) if [ErrorKind::InUse, ErrorKind::NotFound].contains(&error.kind()) => Ok(false),
+                Err(error) => Err(error),
+            }?;
+            let late = late.await.unwrap();
+            let left = everything(calm(), &namespace);
+            if replaced {
+                // It found nothing, saw the other one at work, or believes that it moved what was gone already.
+                let kind = late.as_ref().map_err(Error::kind);
+                assert!(
+                    matches!(kind, Ok(()) | Err(ErrorKind::NotFound | ErrorKind::InUse)),
+                    "round {round}: {late:?}"
+                );
+                assert_eq!(left, ["a".to_owned()].into(), "round {round}");
+                assert!(store.get(&at, ..).await? == next);
+            }
+            // Also where the two kept each other from it.
+            until("the blob is gone", async || {
+                let gone = store.delete(&at).await;
+                gone.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+            })
+            .await;
+            store.sweep(Duration::ZERO).await?;
+            const OBJECTS: &str = "for object in io.list_objects(): print(object.key)";
+            let objects = calm().python(&namespace, OBJECTS, &[]).unwrap();
+            let stray: Vec<&str> = objects
+                .lines()
+                .filter(|name| {
+                    ["rbd_id.", "rbd_header.", "rbd_data."].iter().any(|kind| name.starts_with(kind))
+                })
+                .collect();
+            assert!(stray.is_empty(), "round {round}: {stray:?} of {objects}");
+        }
         Ok(())
     })
 }
