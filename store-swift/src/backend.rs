@@ -32,7 +32,7 @@ use tokio::{
 use crate::{
     SwiftConfig,
     auth::{Access, Identity},
-    client::{Begin, Client, Kept, Listed, Object, Segment},
+    client::{Begin, Client, Kept, Listed, Object, Segment, total},
     clouds,
     location::{Found, Place},
     upload::{SwiftUpload, is_segment},
@@ -259,7 +259,7 @@ impl Shared {
             Begin::Bytes(begin) => (vec![whole(container, &object, &head)], begin),
             Begin::Unknown => (self.parts(container, &object, &head, meta.as_ref()).await?, Bytes::new()),
         };
-        let size = parts.iter().map(|part| part.size).sum();
+        let size = total(parts.iter().map(|part| part.size));
         let mut stat = Stat::new(size);
         stat.meta = meta;
         Ok(SwiftDownload {
@@ -302,7 +302,7 @@ impl Shared {
         let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
         if head.is_static {
             if let Some(segments) = self.client.manifest(container, object, head).await? {
-                let size: u64 = segments.iter().map(|segment| segment.size).sum();
+                let size = total(segments.iter().map(|segment| segment.size));
                 return if size == head.size { Ok(segments) } else { Err(changed()) };
             }
             // Ceph does not show what it has been told; of the store's own blobs, the list of the container tells.
@@ -310,7 +310,7 @@ impl Shared {
                 (Some(token), false) => self.staged(container, object, token).await?,
                 _ => Vec::new(),
             };
-            let size: u64 = listed.iter().map(|segment| segment.size).sum();
+            let size = total(listed.iter().map(|segment| segment.size));
             return Ok(if size == head.size && size > 0 { listed } else { vec![whole] });
         }
         let Some((container, prefix)) = &head.dynamic else { return Ok(vec![whole]) };
@@ -319,7 +319,7 @@ impl Shared {
             listed.retain(|listed| is_segment(&listed.name));
         }
         check_numbers(&listed, prefix)?;
-        let size: u64 = listed.iter().map(|listed| listed.size).sum();
+        let size = total(listed.iter().map(|listed| listed.size));
         if let Some(meta) = meta.filter(|meta| meta.size != size) {
             let text = format!("the container's list shows {size} of the blob's {} bytes", meta.size);
             return Err(Error::new(ErrorKind::Unavailable, text)
@@ -396,10 +396,16 @@ impl Shared {
             let page = again(|| self.client.list(container, prefix, after.as_deref())).await?;
             let Some(last) = page.last() else { return Ok(bytes) };
             after = Some(last.name.clone());
-            // Lists of segments say the size of what they list.
-            let real = page.iter().filter(|listed| !listed.name[prefix.len()..].starts_with("list-"));
-            bytes += real.map(|listed| listed.size).sum::<u64>();
-            let names: Vec<String> = page.into_iter().map(|listed| listed.name).collect();
+            let mut names = Vec::new();
+            for listed in page {
+                // A proxy that takes no notice of the prefix lists what others need.
+                let Some(rest) = listed.name.strip_prefix(prefix) else { continue };
+                // Lists of segments say the size of what they list.
+                if !rest.starts_with("list-") {
+                    bytes = listed.size.saturating_add(bytes);
+                }
+                names.push(listed.name);
+            }
             self.client.delete_all(container, &names).await?;
         }
     }
@@ -500,7 +506,7 @@ impl Shared {
             again(|| self.client.delete(&segments, &mark)).await?;
             return Ok(());
         }
-        swept.bytes += self.remove_prefix(&segments, &staged).await?;
+        swept.bytes = swept.bytes.saturating_add(self.remove_prefix(&segments, &staged).await?);
         swept.uploads += 1;
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     backend::{CHUNK, Shared},
-    client::{Object, Segment, Tags},
+    client::{Object, Segment, Tags, total},
     sums::{Sums, md5},
 };
 
@@ -76,7 +76,7 @@ impl SwiftUpload {
         let most = largest(&store);
         let size = store.config.segment_size.0.min(limits.max_file_size);
         let wanted = hint.total.unwrap_or_default().div_ceil(limits.max_segments as u64);
-        let size = wanted.next_multiple_of(1 << 20).clamp(size, most.max(size));
+        let size = wanted.checked_next_multiple_of(1 << 20).unwrap_or(most).clamp(size, most.max(size));
         if hint.total.is_some_and(|total| total > longest(&store, size)) {
             return Err(too_long(&store));
         }
@@ -175,7 +175,7 @@ impl SwiftUpload {
         let group = async move {
             let client = &target.store.client;
             let etag = again(|| client.put_manifest(&target.segments, &name, &segments, None)).await?;
-            let size = segments.iter().map(|segment| segment.size).sum();
+            let size = total(segments.iter().map(|segment| segment.size));
             Ok(Segment { container: target.segments.clone(), name: name.clone(), etag, size, is_list: true })
         };
         self.groups.push(self.grouping.run(Request::spawn(group)).await?);
@@ -241,7 +241,7 @@ impl Steps for SwiftUpload {
         let store = Arc::clone(&self.target.store);
         let found = store.place.find(from)?;
         let parts = store.describe(&found, from).await?.parts();
-        if parts.iter().map(|part| part.size).sum::<u64>() != size {
+        if total(parts.iter().map(|part| part.size)) != size {
             return Err(Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened"));
         }
         if parts.iter().any(|part| part.is_list) && !store.client.limits.nested {
@@ -443,7 +443,7 @@ impl Target {
 
     async fn listed(&self) -> Result<u64> {
         let all = again(|| self.store.client.list_all(&self.segments, &self.staged)).await?;
-        Ok(all.iter().filter(|listed| is_segment(&listed.name)).map(|listed| listed.size).sum())
+        Ok(total(all.iter().filter(|listed| is_segment(&listed.name)).map(|listed| listed.size)))
     }
 
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.

@@ -25,6 +25,7 @@ use server::{
     Raw, Server, container,
     front::{Authority, Front},
     map,
+    scripted::{Answer, Scripted, answer},
 };
 
 type Outcome = Result<(), String>;
@@ -101,8 +102,13 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let mut trials =
-        vec![Trial::test("a_server_that_is_not_there_is_unavailable", || nobody().map_err(Failed::from))];
+    let alone: [(&str, fn() -> Outcome); 3] = [
+        ("a_server_that_is_not_there_is_unavailable", nobody),
+        ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
+        ("an_answer_without_end_is_an_error", endless),
+    ];
+    let mut trials: Vec<Trial> =
+        alone.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into();
     trials.extend(tests.into_iter().map(|(name, server, test)| {
         Trial::ignorable_test(name, move || match (&**server, required()) {
             (Ok(server), _) => test(server).map(|()| Completion::Completed).map_err(Failed::from),
@@ -209,6 +215,79 @@ fn nobody() -> Outcome {
         config.password = Some(Secret::new("hunter2"));
         let error = refused(SwiftBackend::connect(&config).await, ErrorKind::Unavailable, "host and port")?;
         check(!format!("{error} {error:?}").contains("hunter2"), "the password shows")
+    })
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// The settings of a store at a server that answers by a script.
+fn scripted(server: &Scripted) -> SwiftConfig {
+    let mut config = SwiftConfig::new("c");
+    config.token = Some(Secret::new("scripted"));
+    config.endpoint = Some(format!("http://{}/v1/AUTH_a", server.addr));
+    config
+}
+
+/// Takes no notice of `prefix`, and has names that are shorter than it, or cut a letter of it.
+fn lists_all(line: &str) -> Answer {
+    let names = ["a", "image/0123456789abcdef0123456789abcde\u{e4}", "image/other/00000000", "z"];
+    let own = format!("image/{TOKEN}/00000000");
+    match line.split_once(' ') {
+        Some(("GET", path)) if path.starts_with("/v1/AUTH_a/c_segments?") => {
+            let mut names: Vec<&str> = names.into_iter().chain([own.as_str()]).collect();
+            names.sort_unstable();
+            let rows: Vec<_> = names.iter().map(|name| serde_json::json!({ "name": name })).collect();
+            let rows = if path.contains("marker=") { Vec::new() } else { rows };
+            answer(200, "", serde_json::json!(rows).to_string())
+        }
+        Some(("HEAD", "/v1/AUTH_a/c/image")) => {
+            let token = format!("x-object-meta-imagestore-token: {TOKEN}\r\nx-static-large-object: true\r\n");
+            answer(200, &token, "12345")
+        }
+        Some(("HEAD", _)) | Some((_, "/info")) => answer(404, "", ""),
+        Some(("DELETE", _)) => answer(204, "", ""),
+        _ => answer(200, "", "[]"),
+    }
+}
+
+fn foreign_names() -> Outcome {
+    run(async {
+        let server = Scripted::start(lists_all).await?;
+        let store = open(&scripted(&server)).await?;
+        let at = text(store.locate(&"image".parse().unwrap()).await)?;
+        text(store.delete(&at).await)?;
+        let mut deleted = server.requests("DELETE");
+        deleted.sort();
+        let own = format!("DELETE /v1/AUTH_a/c_segments/image/{TOKEN}/00000000");
+        check(deleted == ["DELETE /v1/AUTH_a/c/image".to_owned(), own], format!("it made {deleted:?}"))
+    })
+}
+
+/// A server whose lists never end.
+fn lists_for_ever(line: &str) -> Answer {
+    match line.contains("format=json") {
+        true => answer(200, "", r#"[{"name": "image", "bytes": 18446744073709551615}]"#),
+        false => answer(404, "", ""),
+    }
+}
+
+/// A server that says more than it should.
+fn says_too_much(line: &str) -> Answer {
+    match line.ends_with("/info") {
+        true => answer(200, "", vec![b' '; 20 << 20]),
+        false => answer(200, "", "[]"),
+    }
+}
+
+fn endless() -> Outcome {
+    run(async {
+        let server = Scripted::start(lists_for_ever).await?;
+        let store = open(&scripted(&server)).await?;
+        let listed: Result<Vec<_>, Error> = store.list().try_collect().await;
+        refused(listed, ErrorKind::Internal, "marker")?;
+        refused(store.sweep(Duration::ZERO).await, ErrorKind::Internal, "marker")?;
+        let server = Scripted::start(says_too_much).await?;
+        refused(SwiftBackend::connect(&scripted(&server)).await, ErrorKind::Internal, "endpoint").map(drop)
     })
 }
 
