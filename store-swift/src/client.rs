@@ -750,6 +750,35 @@ impl Client {
         }
     }
 
+    /// Removes an object that `seen` describes, by `delete`. Says whether it is gone, not replaced.
+    ///
+    /// A deletion is by name, and one that seemed to fail may have been carried out: before it is repeated, a look tells
+    /// whether what is there is not another blob, which came under the name meanwhile.
+    pub(crate) async fn delete_seen<T, F: Future<Output = Result<T>>>(
+        &self,
+        container: &str,
+        object: &str,
+        seen: &Object,
+        delete: impl Fn() -> F,
+    ) -> Result<bool> {
+        let mut failed = 0;
+        loop {
+            let error = match delete().await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => error,
+                Err(error) => return Err(error),
+            };
+            tracing::debug!(%error, "looking what became of a deletion");
+            failed += 1;
+            pause(failed, Some(&error)).await;
+            match again(|| self.head(container, object)).await? {
+                Some(now) if now.token == seen.token && now.etag == seen.etag => {}
+                Some(_) => return Ok(false),
+                None => return Ok(true),
+            }
+        }
+    }
+
     /// Removes a static large object with its segments, which may be anywhere in the account.
     pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
         const WHAT: &str = "delete a blob with its segments";

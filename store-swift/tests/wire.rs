@@ -76,6 +76,11 @@ fn main() {
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
         ("a_sweep_spares_what_others_wrote", &PLAIN, foreign_segments),
+        ("stores_that_share_a_container_of_segments_spare_each_other", &PLAIN, shared_segments),
+        ("a_blob_from_before_the_shared_names_is_read_and_deleted", &PLAIN, names_before),
+        ("a_commit_that_was_swept_meanwhile_fails", &PLAIN, swept_commit),
+        ("a_sweep_removes_its_mark_last", &PLAIN, mark_last),
+        ("a_deletion_that_is_repeated_spares_a_newer_blob", &PLAIN, late_deletion),
         ("an_authority_of_ones_own_is_trusted_and_no_other", &PLAIN, authority),
         ("an_authority_of_ones_own_signs_for_keystone_too", &KEYSTONE, keystone_authority),
         ("what_is_damaged_on_its_way_is_sent_again", &PLAIN, damage),
@@ -614,6 +619,168 @@ fn foreign_segments(server: &Server) -> Outcome {
     })
 }
 
+fn shared_segments(server: &Server) -> Outcome {
+    run(async {
+        let (one, two, segments) = (container(), container(), container());
+        let raw = server.raw().await?;
+        let config = |name: &str| {
+            let mut config = server.config(name);
+            config.segment_container = Some(segments.clone());
+            config.segment_size.0 = MIB as u64;
+            config
+        };
+        let (first, second) = (open(&config(&one)).await?, open(&config(&two)).await?);
+        let (bytes, value) = (content(3 * MIB + 5), "\u{1}".repeat(1000));
+        let mut blobs = Vec::new();
+        // Both have a blob of that name, and one has another one, and what a killed process left.
+        for (store, id) in [(&first, "image"), (&second, "image"), (&second, "backup")] {
+            let expect = Expect::new().property("odd", value.clone());
+            let blob = store.put(&id.parse().unwrap(), store_core::once(bytes.clone()), expect).await;
+            blobs.push((store, text(blob)?.location));
+        }
+        let mut writer = text(second.upload(&"killed".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(content(3 * MIB)).await)?;
+        std::mem::forget(writer);
+        // What had a name without a container may be anybody's.
+        let before = format!("backup/{TOKEN}/00000000");
+        raw.put(&format!("/{segments}/{before}"), content(10)).await?;
+        let swept = text(first.sweep(Duration::ZERO).await)?;
+        check(swept == Swept::default(), format!("it swept {swept:?} of another store"))?;
+        let swept = text(second.sweep(Duration::ZERO).await)?;
+        check(swept.uploads == 1, format!("it swept {swept:?}"))?;
+        for (store, at) in blobs {
+            reads(store, &at, &bytes).await?;
+            let kept = text(store.stat(&at).await)?.meta.ok_or("no metadata")?;
+            check(kept.properties.get("odd") == Some(&value), "the property is another one")?;
+            text(store.delete(&at).await)?;
+        }
+        let left = raw.list(&segments).await?;
+        check(left == [before], format!("{left:?} is left"))
+    })
+}
+
+/// Lays a blob out with the names that its segments had before, by what a store without a shared container writes.
+fn names_before(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let raw = server.raw().await?;
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (bytes, value) = (content(3 * MIB + 5), "\u{1}".repeat(1000));
+        for large_objects in [LargeObjects::Static, LargeObjects::Dynamic] {
+            (config.large_objects, config.segment_container) = (large_objects, None);
+            let expect = Expect::new().property("odd", value.clone());
+            let source = store_core::once(bytes.clone());
+            let before = open(&config).await?;
+            let at = text(before.put(&"image".parse().unwrap(), source, expect).await)?.location;
+            config.segment_container = Some(format!("{name}_segments"));
+            let store = open(&config).await?;
+            let swept = text(store.sweep(Duration::ZERO).await)?;
+            check(swept == Swept::default(), format!("it swept {swept:?}"))?;
+            reads(&store, &at, &bytes).await?;
+            let kept = text(store.stat(&at).await)?.meta.ok_or("no metadata")?;
+            check(kept.properties.get("odd") == Some(&value), "the property is another one")?;
+            text(store.delete(&at).await)?;
+            holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The path of what the watched store writes.
+fn account(raw: &Raw) -> &str {
+    raw.storage.splitn(4, '/').nth(3).unwrap_or_default()
+}
+
+fn swept_commit(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let store = open(&config).await?;
+        let (segments, id): (_, BlobId) = (format!("{name}_segments"), "image".parse().unwrap());
+        // A list of segments, and a small blob with metadata beside it.
+        for len in [3 * MIB, 10] {
+            front.catch(format!("PUT /{}/{name}/image", account(&raw)));
+            let expect = Expect::new().size(len as u64).property("odd", "\u{1}".repeat(1000));
+            let put = store.put(&id, store_core::once(content(len)), expect);
+            // As a sweep does that looked before the blob was there, and has come to its end, mark and all.
+            let sweep = async {
+                front.caught().await;
+                let names = raw.list(&segments).await?;
+                check(!names.is_empty(), "nothing is staged")?;
+                for name in names {
+                    raw.delete(&format!("/{segments}/{name}")).await?;
+                }
+                front.release(false);
+                Ok::<_, String>(())
+            };
+            let (put, swept) = tokio::join!(put, sweep);
+            swept?;
+            refused(put, ErrorKind::NotFound, "send the image again")?;
+            store.settle().await;
+            refused(store.locate(&id).await, ErrorKind::NotFound, "")?;
+        }
+        holds_nothing(&store, &raw, &[&name, &segments]).await
+    })
+}
+
+fn mark_last(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let mut writer = text(open(&config).await?.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(content(5 * MIB)).await)?;
+        std::mem::forget(writer);
+        let store = open(&config).await?;
+        front.catch(format!("POST /{}?bulk-delete", account(&raw)));
+        let segments = format!("{name}_segments");
+        let look = async {
+            front.caught().await;
+            let left = raw.list(&segments).await;
+            front.release(false);
+            left
+        };
+        let (swept, left) = tokio::join!(store.sweep(Duration::ZERO), look);
+        check(text(swept)?.uploads == 1, "it swept nothing")?;
+        let left = left?;
+        check(left.len() == 1 && left[0].ends_with("/swept"), format!("{left:?} is left before the mark"))?;
+        holds_nothing(&store, &raw, &[&name, &segments]).await
+    })
+}
+
+fn late_deletion(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let store = open(&config).await?;
+        let mut past = config.clone();
+        past.endpoint = None;
+        let past = open(&past).await?;
+        let newer = content(3 * MIB + 5);
+        // One of the store's own, and what others wrote.
+        for foreign in [false, true] {
+            match foreign {
+                false => drop(text(put(&store, "image", &content(2 * MIB)).await)?),
+                true => raw.put(&format!("/{name}/image"), content(1000)).await?,
+            }
+            let at = text(store.locate(&"image".parse().unwrap()).await)?;
+            front.catch(format!("DELETE /{}/{name}/image", account(&raw)));
+            // It is carried out, its answer is lost, and the id is taken anew before it is repeated.
+            let replace = async {
+                front.caught().await;
+                let outcome = put(&past, "image", &newer).await;
+                front.release(true);
+                text(outcome)
+            };
+            let (deleted, replaced) = tokio::join!(store.delete(&at), replace);
+            text(deleted)?;
+            reads(&past, &replaced?, &newer).await?;
+            text(past.delete(&at).await)?;
+        }
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
+    })
+}
+
 fn authority(server: &Server) -> Outcome {
     let authority = Authority::new()?;
     run(async {
@@ -799,6 +966,7 @@ fn requests(server: &Server) -> Outcome {
         made(&[
             "HEAD /c/image",
             "HEAD /c/image",
+            "HEAD /c_segments/image/00000000",
             "HEAD /c_segments/image/swept",
             "PUT /c/image?multipart-manifest=put",
             "PUT /c_segments/image/00000000",
