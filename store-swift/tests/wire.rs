@@ -29,6 +29,7 @@ use server::{
 };
 
 type Outcome = Result<(), String>;
+type Alone = (&'static str, fn() -> Outcome);
 type Real = (&'static str, &'static LazyLock<Result<Server, String>>, fn(&Server) -> Outcome);
 
 /// One disk, Swift's own tokens.
@@ -107,7 +108,7 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let alone: [(&str, fn() -> Outcome); 3] = [
+    let alone: [Alone; 3] = [
         ("a_server_that_is_not_there_is_unavailable", nobody),
         ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
         ("an_answer_without_end_is_an_error", endless),
