@@ -12,7 +12,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store_core::{Error, ErrorKind, Result, Secret};
 
-use crate::error::{answer, of_reqwest};
+use crate::{
+    client::all_of,
+    error::{answer, of_reqwest},
+};
 
 /// Who asks whom for tokens, and what is looked up in the catalog.
 #[derive(Debug)]
@@ -91,6 +94,12 @@ static SHARED: Mutex<Option<HashMap<String, Weak<Tokens>>>> = Mutex::new(None);
 
 /// For a request to the identity service.
 const CALL: Duration = Duration::from_secs(60);
+
+/// A catalog is at most this long.
+const MAX_CATALOG: usize = 4 << 20;
+
+/// However long a token is said to live, it is renewed after this time.
+const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Session {
     pub(crate) fn new(http: reqwest::Client, access: Access) -> Self {
@@ -194,7 +203,7 @@ impl Session {
         }
         let token = reply.headers().get("x-subject-token").and_then(|token| token.to_str().ok());
         let token = Secret::new(token.ok_or_else(no_identity)?);
-        let body = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+        let body = all_of(WHAT, reply, MAX_CATALOG).await?;
         let Issued { token: issued } = serde_json::from_slice(&body).map_err(|_| no_identity())?;
         let project = issued.project.map(|project| project.id);
         let found = find(&issued.catalog, &self.access);
@@ -218,6 +227,7 @@ impl fmt::Debug for Session {
 
 /// A minute before the end, or a quarter of a short life.
 fn soon(life: Duration) -> Instant {
+    let life = life.min(MAX_LIFE);
     Instant::now() + life.saturating_sub(Duration::from_secs(60).min(life / 4))
 }
 
@@ -460,6 +470,15 @@ mod tests {
             let issued = json!({ "token":
                 { "expires_at": time, "issued_at": time, "catalog": catalog, "project": project } });
             parse_all(issued.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_life_without_end_ends_within_a_day() {
+        let before = Instant::now();
+        for life in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(90_000)] {
+            let renewed = soon(life);
+            assert!(renewed > before && renewed <= Instant::now() + MAX_LIFE);
         }
     }
 

@@ -32,10 +32,10 @@ use tokio::{
 use crate::{
     SwiftConfig,
     auth::{Access, Identity},
-    client::{Begin, Client, Kept, Listed, Object, Segment},
+    client::{Begin, Client, Kept, Listed, Object, Segment, total},
     clouds,
     location::{Found, Place},
-    upload::{SwiftUpload, is_segment},
+    upload::{MARK, SwiftUpload, is_segment},
 };
 
 /// Bytes per write: a few make a segment, and those that core holds for digests stay far below 64 MiB.
@@ -259,7 +259,7 @@ impl Shared {
             Begin::Bytes(begin) => (vec![whole(container, &object, &head)], begin),
             Begin::Unknown => (self.parts(container, &object, &head, meta.as_ref()).await?, Bytes::new()),
         };
-        let size = parts.iter().map(|part| part.size).sum();
+        let size = total(parts.iter().map(|part| part.size));
         let mut stat = Stat::new(size);
         stat.meta = meta;
         Ok(SwiftDownload {
@@ -279,8 +279,15 @@ impl Shared {
         let json = match kept {
             Kept::Here(json) => json.clone(),
             Kept::Beside => {
-                let sidecar = format!("{}meta", self.place.staged(name, token));
-                match self.client.get(&self.place.segments(container), &sidecar).await? {
+                let segments = self.place.segments(container);
+                let mut found = None;
+                for staged in self.place.all_staged(name, token) {
+                    found = self.client.get(&segments, &format!("{staged}meta")).await?;
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                match found {
                     Some(json) => json.to_vec(),
                     None => return Ok(None),
                 }
@@ -302,7 +309,7 @@ impl Shared {
         let changed = || Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened");
         if head.is_static {
             if let Some(segments) = self.client.manifest(container, object, head).await? {
-                let size: u64 = segments.iter().map(|segment| segment.size).sum();
+                let size = total(segments.iter().map(|segment| segment.size));
                 return if size == head.size { Ok(segments) } else { Err(changed()) };
             }
             // Ceph does not show what it has been told; of the store's own blobs, the list of the container tells.
@@ -310,7 +317,7 @@ impl Shared {
                 (Some(token), false) => self.staged(container, object, token).await?,
                 _ => Vec::new(),
             };
-            let size: u64 = listed.iter().map(|segment| segment.size).sum();
+            let size = total(listed.iter().map(|segment| segment.size));
             return Ok(if size == head.size && size > 0 { listed } else { vec![whole] });
         }
         let Some((container, prefix)) = &head.dynamic else { return Ok(vec![whole]) };
@@ -319,7 +326,7 @@ impl Shared {
             listed.retain(|listed| is_segment(&listed.name));
         }
         check_numbers(&listed, prefix)?;
-        let size: u64 = listed.iter().map(|listed| listed.size).sum();
+        let size = total(listed.iter().map(|listed| listed.size));
         if let Some(meta) = meta.filter(|meta| meta.size != size) {
             let text = format!("the container's list shows {size} of the blob's {} bytes", meta.size);
             return Err(Error::new(ErrorKind::Unavailable, text)
@@ -339,7 +346,10 @@ impl Shared {
     async fn staged(&self, container: &str, object: &str, token: &str) -> Result<Vec<Segment>> {
         let name = object.strip_prefix(&self.place.prefix).unwrap_or(object);
         let segments = self.place.segments(container);
-        let listed = self.client.list_all(&segments, &self.place.staged(name, token)).await?;
+        let mut listed = Vec::new();
+        for staged in self.place.all_staged(name, token) {
+            listed.extend(self.client.list_all(&segments, &staged).await?);
+        }
         let listed = listed.into_iter().filter(|listed| is_segment(&listed.name));
         let segment = |listed: Listed| Segment {
             container: segments.clone(),
@@ -358,24 +368,31 @@ impl Shared {
         match &head.token {
             // Atomic: the name first, then what no manifest names any more, and a sweep would find.
             Some(token) => {
-                again(|| client.delete(container, &object)).await?;
-                let staged = self.place.staged(&found.name, token);
+                client.delete_seen(container, &object, &head, || client.delete(container, &object)).await?;
                 let large = head.is_static || head.dynamic.is_some();
-                if (large || matches!(head.meta, Some(Kept::Beside)))
-                    && let Err(error) = self.remove_prefix(&self.place.segments(container), &staged).await
-                {
-                    tracing::warn!(%error, "segments of a deleted blob are still there; sweep will remove them");
+                if large || matches!(head.meta, Some(Kept::Beside)) {
+                    let segments = self.place.segments(container);
+                    for staged in self.place.all_staged(&found.name, token) {
+                        if let Err(error) = self.remove_staged(&segments, &staged).await {
+                            tracing::warn!(%error, "segments of a deleted blob are still there; sweep will remove them");
+                        }
+                    }
                 }
             }
-            None if head.is_static => again(|| client.delete_static(container, &object)).await?,
+            None if head.is_static => {
+                let delete = || client.delete_static(container, &object);
+                client.delete_seen(container, &object, &head, delete).await?;
+            }
             None => {
                 // Segments first would leave a blob that reads as a shorter one if this is cut short.
                 let segments = match &head.dynamic {
                     Some((container, prefix)) => again(|| client.list_all(container, prefix)).await?,
                     None => Vec::new(),
                 };
-                again(|| client.delete(container, &object)).await?;
-                if let Some((container, prefix)) = &head.dynamic {
+                let delete = || client.delete(container, &object);
+                let gone = client.delete_seen(container, &object, &head, delete).await?;
+                // What is there instead may have its segments under the same names.
+                if let (true, Some((container, prefix))) = (gone, &head.dynamic) {
                     let names: Vec<String> = segments.into_iter().map(|listed| listed.name).collect();
                     let deleted = client.delete_all(container, &names).await;
                     deleted.map_err(|error| {
@@ -388,20 +405,38 @@ impl Shared {
         self.tidy(container).await
     }
 
-    /// Removes all objects whose names start with `prefix`, and says how many bytes they had.
-    async fn remove_prefix(&self, container: &str, prefix: &str) -> Result<u64> {
+    /// Removes all that is staged under `prefix`, and says how many bytes it had.
+    ///
+    /// The mark of a sweep goes last and alone: a writer that finds no mark any more finds no first segment either.
+    async fn remove_staged(&self, container: &str, prefix: &str) -> Result<u64> {
+        let mut marked = false;
         let mut bytes = 0;
         let mut after: Option<String> = None;
         loop {
             let page = again(|| self.client.list(container, prefix, after.as_deref())).await?;
-            let Some(last) = page.last() else { return Ok(bytes) };
+            let Some(last) = page.last() else { break };
             after = Some(last.name.clone());
-            // Lists of segments say the size of what they list.
-            let real = page.iter().filter(|listed| !listed.name[prefix.len()..].starts_with("list-"));
-            bytes += real.map(|listed| listed.size).sum::<u64>();
-            let names: Vec<String> = page.into_iter().map(|listed| listed.name).collect();
+            let mut names = Vec::new();
+            for listed in page {
+                // A proxy that takes no notice of the prefix lists what others need.
+                let Some(rest) = listed.name.strip_prefix(prefix) else { continue };
+                if rest == MARK {
+                    marked = true;
+                    continue;
+                }
+                // Lists of segments say the size of what they list.
+                if !rest.starts_with("list-") {
+                    bytes = listed.size.saturating_add(bytes);
+                }
+                names.push(listed.name);
+            }
             self.client.delete_all(container, &names).await?;
         }
+        if marked {
+            let mark = format!("{prefix}{MARK}");
+            again(|| self.client.delete(container, &mark)).await?;
+        }
+        Ok(bytes)
     }
 
     /// All containers that blobs may be in.
@@ -494,13 +529,13 @@ impl Shared {
         }
         // It may be committed in this moment: the mark tells its writer, or the second look tells of its blob.
         let staged = self.place.staged(&group.name, &group.token);
-        let mark = format!("{staged}swept");
+        let mark = format!("{staged}{MARK}");
         again(|| self.client.put(&segments, &mark, &[])).await?;
         if committed().await? {
             again(|| self.client.delete(&segments, &mark)).await?;
             return Ok(());
         }
-        swept.bytes += self.remove_prefix(&segments, &staged).await?;
+        swept.bytes = swept.bytes.saturating_add(self.remove_staged(&segments, &staged).await?);
         swept.uploads += 1;
         Ok(())
     }

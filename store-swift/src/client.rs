@@ -29,7 +29,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     SwiftConfig,
     auth::{Access, Grant, Session, secret},
-    config::{Checksum, LargeObjects},
+    config::{Checksum, LargeObjects, MIN_SEGMENT},
     error::{answer, of_reqwest},
 };
 
@@ -47,6 +47,12 @@ const META_ALL: usize = 3700;
 
 /// What is kept beside the object is at most this long.
 const MAX_SIDECAR: usize = 64 << 10;
+
+/// What the server can do is said in at most this many bytes.
+const MAX_INFO: usize = 1 << 20;
+
+/// A page of a list, each name of which may take some kilobytes in JSON; a list of segments; what became of many objects.
+const MAX_ANSWER: usize = 16 << 20;
 
 /// For a request that moves no image data.
 pub(crate) const CALL: Duration = Duration::from_secs(60);
@@ -363,7 +369,7 @@ impl Client {
         let reply = reply.map_err(|e| of_reqwest(WHAT, e))?;
         match reply.status().as_u16() {
             200 => {
-                let text = reply.bytes().await.map_err(|e| of_reqwest(WHAT, e))?;
+                let text = all_of(WHAT, reply, MAX_INFO).await?;
                 Ok(serde_json::from_slice(&text).unwrap_or_default())
             }
             500.. => Err(fail(WHAT, reply).await),
@@ -472,7 +478,7 @@ impl Client {
         let listed = if whole { segments(&text) } else { self.manifest(container, object, &found).await? };
         match listed {
             Some(listed) => {
-                let size = listed.iter().map(|segment| segment.size).sum();
+                let size = total(listed.iter().map(|segment| segment.size));
                 Ok(Some((Object { size, ..found }, Begin::Segments(listed))))
             }
             None => head().await,
@@ -504,7 +510,7 @@ impl Client {
         let path = format!("{}?multipart-manifest=get", path(container, object));
         let reply = done(WHAT, self.call(WHAT, Method::GET, &path, CALL, |call| call).await?).await?;
         let token = header(reply.headers(), TOKEN).map(str::to_owned);
-        let Some(text) = limited(WHAT, reply, 16 << 20).await? else { return Ok(None) };
+        let Some(text) = limited(WHAT, reply, MAX_ANSWER).await? else { return Ok(None) };
         match token == of.token {
             true => Ok(segments(&text)),
             false => Err(Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened")),
@@ -744,6 +750,35 @@ impl Client {
         }
     }
 
+    /// Removes an object that `seen` describes, by `delete`. Says whether it is gone, not replaced.
+    ///
+    /// A deletion is by name, and one that seemed to fail may have been carried out: before it is repeated, a look tells
+    /// whether what is there is not another blob, which came under the name meanwhile.
+    pub(crate) async fn delete_seen<T, F: Future<Output = Result<T>>>(
+        &self,
+        container: &str,
+        object: &str,
+        seen: &Object,
+        delete: impl Fn() -> F,
+    ) -> Result<bool> {
+        let mut failed = 0;
+        loop {
+            let error = match delete().await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => error,
+                Err(error) => return Err(error),
+            };
+            tracing::debug!(%error, "looking what became of a deletion");
+            failed += 1;
+            pause(failed, Some(&error)).await;
+            match again(|| self.head(container, object)).await? {
+                Some(now) if now.token == seen.token && now.etag == seen.etag => {}
+                Some(_) => return Ok(false),
+                None => return Ok(true),
+            }
+        }
+    }
+
     /// Removes a static large object with its segments, which may be anywhere in the account.
     pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
         const WHAT: &str = "delete a blob with its segments";
@@ -797,7 +832,8 @@ impl Client {
         outcome(WHAT, 200, reply.transaction.as_deref(), &reply.text).map(drop)
     }
 
-    /// A page of a container's objects, or none if it is missing.
+    /// A page of a container's objects, or none if it is missing. Not all of them need to have the prefix: a proxy may take
+    /// no notice of it.
     pub(crate) async fn list(
         &self,
         container: &str,
@@ -810,19 +846,21 @@ impl Client {
             return Ok(Vec::new());
         };
         let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
-        Ok(rows.into_iter().filter_map(Row::listed).collect())
+        let page: Vec<Listed> = rows.into_iter().filter_map(Row::listed).collect();
+        advances(WHAT, after, page.last().map(|listed| listed.name.as_str()))?;
+        Ok(page)
     }
 
     /// All of a prefix, which has no more than a large object's segments.
     pub(crate) async fn list_all(&self, container: &str, prefix: &str) -> Result<Vec<Listed>> {
         let mut all: Vec<Listed> = Vec::new();
+        let mut after: Option<String> = None;
         loop {
-            let after = all.last().map(|listed| listed.name.clone());
             let page = self.list(container, prefix, after.as_deref()).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
+            let Some(last) = page.last() else { return Ok(all) };
+            after = Some(last.name.clone());
+            // What is listed may be deleted: nothing that was not asked for.
+            all.extend(page.into_iter().filter(|listed| listed.name.starts_with(prefix)));
         }
     }
 
@@ -832,7 +870,10 @@ impl Client {
         let most = self.limits.container_page;
         let Some(text) = self.list_text(WHAT, "", prefix, after, most).await? else { return Ok(Vec::new()) };
         let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|_| not_swift(WHAT))?;
-        Ok(rows.into_iter().map(|row| row.name).filter(|name| !name.is_empty()).collect())
+        let page: Vec<String> =
+            rows.into_iter().map(|row| row.name).filter(|name| !name.is_empty()).collect();
+        advances(WHAT, after, page.last().map(String::as_str))?;
+        Ok(page)
     }
 
     async fn list_text(
@@ -851,7 +892,7 @@ impl Client {
             404 | 204 => Ok(None),
             _ => {
                 let reply = done(what, reply).await?;
-                Ok(Some(reply.bytes().await.map_err(|e| of_reqwest(what, e))?))
+                all_of(what, reply, MAX_ANSWER).await.map(Some)
             }
         }
     }
@@ -910,6 +951,23 @@ fn changed() -> Error {
         .with_hint("open it again")
 }
 
+/// Fails if a page of a list ends no further than the one before it: that would go on for ever.
+fn advances(what: &str, after: Option<&str>, last: Option<&str>) -> Result<()> {
+    match (after, last) {
+        (Some(after), Some(last)) if last <= after => {
+            let text = format!("cannot {what}: a page of the list does not go beyond the one before it");
+            Err(Error::new(ErrorKind::Internal, text)
+                .with_hint("what answers takes no notice of `marker`, and so is not Swift"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The sum of sizes that a server has said, which may be anything.
+pub(crate) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 fn not_swift(what: &str) -> Error {
     Error::new(ErrorKind::Internal, format!("cannot {what}: the answer is not of Swift's protocol"))
         .with_hint("if it lasts, `auth_url` or `endpoint` leads to something else")
@@ -950,7 +1008,7 @@ struct Reply {
 impl Reply {
     async fn read(what: &str, reply: Response) -> Result<Self> {
         let (status, headers) = (reply.status().as_u16(), reply.headers().clone());
-        let text = reply.bytes().await.map_err(|e| of_reqwest(what, e))?;
+        let text = all_of(what, reply, MAX_ANSWER).await?;
         Ok(Self { status, transaction: transaction(&headers), headers, text })
     }
 
@@ -966,6 +1024,15 @@ impl Reply {
 fn transaction(headers: &HeaderMap) -> Option<String> {
     let transaction = header(headers, "x-trans-id").or_else(|| header(headers, "x-openstack-request-id"));
     transaction.map(str::to_owned)
+}
+
+/// All of a body, which is an error if it has more than so many bytes.
+pub(crate) async fn all_of(what: &str, reply: Response, most: usize) -> Result<Bytes> {
+    limited(what, reply, most).await?.ok_or_else(|| {
+        let text = format!("cannot {what}: the answer has more than {most} bytes");
+        Error::new(ErrorKind::Internal, text)
+            .with_hint("if it lasts, `auth_url` or `endpoint` leads to something else")
+    })
 }
 
 /// A body of at most so many bytes.
@@ -1161,7 +1228,11 @@ impl Limits {
             info.swift.as_ref().and_then(limit).map_or(PAGE, |limit| limit.clamp(1, PAGE))
         };
         Self {
-            max_file_size: info.swift.as_ref().and_then(|swift| swift.max_file_size).unwrap_or(5 << 30),
+            max_file_size: info
+                .swift
+                .as_ref()
+                .and_then(|swift| swift.max_file_size)
+                .map_or(5 << 30, |most| most.max(MIN_SEGMENT)),
             max_segments: slo.and_then(|slo| slo.max_manifest_segments).unwrap_or(1000).clamp(1, 1000),
             // Swift alone beats while it looks at segments, and looks into those that are lists themselves.
             nested: slo.is_some_and(|slo| slo.yield_frequency.is_some()),
@@ -1201,6 +1272,7 @@ pub(crate) fn parse_all(text: &[u8]) {
     if let Ok(info) = serde_json::from_slice::<Info>(text) {
         let limits = Limits::new(&SwiftConfig::new("c"), &info);
         assert!(limits.max_segments > 0 && limits.page > 0 && limits.container_page > 0);
+        assert!(limits.max_file_size >= MIN_SEGMENT);
     }
     let text = String::from_utf8_lossy(text);
     let mut headers = HeaderMap::new();
@@ -1265,6 +1337,32 @@ mod tests {
         ] {
             assert!(segments(odd.as_bytes()).is_none(), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_server_that_says_nonsense_of_its_limits_still_gets_segments() {
+        for (said, max_file_size) in [("0", 1 << 20), ("1", 1 << 20), ("18446744073709551615", u64::MAX)] {
+            let text = format!(
+                r#"{{"swift": {{"max_file_size": {said}, "container_listing_limit": 0}},
+                    "slo": {{"max_manifest_segments": 0}}, "bulk_delete": {{"max_deletes_per_request": 0}}}}"#
+            );
+            let limits = Limits::new(&SwiftConfig::new("c"), &serde_json::from_str::<Info>(&text).unwrap());
+            assert_eq!((limits.max_file_size, limits.max_segments, limits.page), (max_file_size, 1, 1));
+        }
+    }
+
+    #[test]
+    fn a_list_goes_on_or_fails() {
+        for (after, last, good) in [
+            (None, Some("a"), true),
+            (Some("a"), None, true),
+            (Some("a"), Some("b"), true),
+            (Some("a"), Some("a"), false),
+            (Some("b"), Some("a"), false),
+        ] {
+            assert_eq!(advances("list", after, last).is_ok(), good, "{after:?} {last:?}");
+        }
+        assert_eq!(total([u64::MAX, 1].into_iter()), u64::MAX);
     }
 
     fn headers(tags: &Tags) -> HeaderMap {

@@ -232,7 +232,7 @@ fn reference() -> String {
 }
 
 /// Below it, Swift serves segments at one a second.
-const MIN_SEGMENT: u64 = 1 << 20;
+pub(crate) const MIN_SEGMENT: u64 = 1 << 20;
 
 impl SwiftConfig {
     /// The settings of a store in `container`, all else as by default.

@@ -84,15 +84,36 @@ impl Place {
     }
 
     /// What the names of all that belongs to the upload `token` of `name` start with.
+    ///
+    /// Where `segment_container` is set, other stores may have theirs there too, even of a blob with that name: the
+    /// container of the blob is in the names.
     pub(crate) fn staged(&self, name: &str, token: &str) -> String {
+        match &self.segments {
+            Some(_) => format!("{}{name}/{token}-{}/", self.prefix, self.container),
+            None => self.staged_before(name, token),
+        }
+    }
+
+    /// The same of a blob that was written before the container was in them.
+    fn staged_before(&self, name: &str, token: &str) -> String {
         format!("{}{name}/{token}/", self.prefix)
     }
 
-    /// The blob and the upload that a staged object belongs to.
+    /// All that the names of what belongs to a blob may start with.
+    pub(crate) fn all_staged(&self, name: &str, token: &str) -> Vec<String> {
+        let before = self.segments.is_some().then(|| self.staged_before(name, token));
+        std::iter::once(self.staged(name, token)).chain(before).collect()
+    }
+
+    /// The blob and the upload that a staged object belongs to, if it surely is one of this store's.
     pub(crate) fn owner<'a>(&self, staged: &'a str) -> Option<(&'a str, &'a str)> {
         let rest = staged.strip_prefix(&self.prefix)?;
         let mut parts = rest.split('/');
         let (name, token, _) = (parts.next()?, parts.next()?, parts.next()?);
+        let token = match &self.segments {
+            Some(_) => token.split_once('-').filter(|(_, of)| *of == self.container)?.0,
+            None => token,
+        };
         let fits = parts.next().is_none()
             && token.len() == 32
             && token.bytes().all(|b| b.is_ascii_hexdigit())
@@ -292,6 +313,30 @@ mod tests {
         for other in ["a/b/x", "a/b/x/y/z", "x/0123456789abcdef0123456789abcdef/1", "a/b/x/slo/17/1/1"] {
             assert_eq!(place.owner(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_stores_stage_in_one_container_is_told_apart() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let shared = |container: &str, prefix: &str| {
+            let (container, prefix) = (container.to_owned(), prefix.to_owned());
+            Place { container, prefix, segments: Some("s".to_owned()), ..place() }
+        };
+        // The last one's container of segments has that name by itself.
+        let own = Place { container: "s".to_owned(), prefix: "a-b/".to_owned(), ..place() };
+        let places = [shared("images", ""), shared("a-b", ""), shared("b", "x/"), shared("b", "a-b/"), own];
+        for (number, place) in places.iter().enumerate() {
+            let staged = format!("{}00000000", place.staged("x", token));
+            for (other, at) in places.iter().enumerate() {
+                let owner = (number == other).then_some(("x", token));
+                assert_eq!(at.owner(&staged), owner, "{staged} {at:?}");
+            }
+        }
+        // Before, names did not tell whose they are.
+        let before = format!("x/{token}/");
+        assert_eq!(places[0].owner(&format!("{before}00000000")), None);
+        assert_eq!(places[0].all_staged("x", token), [format!("x/{token}-images/"), before.clone()]);
+        assert_eq!(place().all_staged("x", token), [before]);
     }
 
     proptest! {

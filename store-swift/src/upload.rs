@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     backend::{CHUNK, Shared},
-    client::{Object, Segment, Tags},
+    client::{Object, Segment, Tags, total},
     sums::{Sums, md5},
 };
 
@@ -76,7 +76,7 @@ impl SwiftUpload {
         let most = largest(&store);
         let size = store.config.segment_size.0.min(limits.max_file_size);
         let wanted = hint.total.unwrap_or_default().div_ceil(limits.max_segments as u64);
-        let size = wanted.next_multiple_of(1 << 20).clamp(size, most.max(size));
+        let size = wanted.checked_next_multiple_of(1 << 20).unwrap_or(most).clamp(size, most.max(size));
         if hint.total.is_some_and(|total| total > longest(&store, size)) {
             return Err(too_long(&store));
         }
@@ -175,7 +175,7 @@ impl SwiftUpload {
         let group = async move {
             let client = &target.store.client;
             let etag = again(|| client.put_manifest(&target.segments, &name, &segments, None)).await?;
-            let size = segments.iter().map(|segment| segment.size).sum();
+            let size = total(segments.iter().map(|segment| segment.size));
             Ok(Segment { container: target.segments.clone(), name: name.clone(), etag, size, is_list: true })
         };
         self.groups.push(self.grouping.run(Request::spawn(group)).await?);
@@ -241,7 +241,7 @@ impl Steps for SwiftUpload {
         let store = Arc::clone(&self.target.store);
         let found = store.place.find(from)?;
         let parts = store.describe(&found, from).await?.parts();
-        if parts.iter().map(|part| part.size).sum::<u64>() != size {
+        if total(parts.iter().map(|part| part.size)) != size {
             return Err(Error::new(ErrorKind::NotFound, "the blob was replaced since it was opened"));
         }
         if parts.iter().any(|part| part.is_list) && !store.client.limits.nested {
@@ -275,8 +275,13 @@ impl Steps for SwiftUpload {
         let target = &self.target;
         self.flying.stop(PATIENCE).await;
         self.grouping.left().await;
-        if committed && target.look().await? == Some(true) {
-            again(|| target.store.client.delete(&target.container, &target.object)).await?;
+        if committed
+            && let Some(head) = target.head().await?
+            && head.token.as_ref() == Some(&target.token)
+        {
+            let client = &target.store.client;
+            let delete = || client.delete(&target.container, &target.object);
+            client.delete_seen(&target.container, &target.object, &head, delete).await?;
         }
         // A commit may have stored metadata beside the blob.
         if committed || self.started > 0 {
@@ -285,6 +290,9 @@ impl Steps for SwiftUpload {
         target.store.tidy(&target.container).await
     }
 }
+
+/// What a sweep writes before it takes an upload.
+pub(crate) const MARK: &str = "swept";
 
 /// What a commit makes visible.
 pub(crate) enum Body {
@@ -328,9 +336,8 @@ impl Target {
         format!("{}meta", self.staged)
     }
 
-    /// What a sweep writes before it takes an upload.
-    pub(crate) fn mark(&self) -> String {
-        format!("{}swept", self.staged)
+    fn mark(&self) -> String {
+        format!("{}{MARK}", self.staged)
     }
 
     /// Stores one segment, however often it takes.
@@ -416,7 +423,11 @@ impl Target {
         self.publish(&body, md5.as_deref(), &tags, dynamic.as_deref()).await?;
         let swept = async {
             match &body {
-                Body::Segments(_) => self.check_sweep(dynamic.is_some(), meta.size).await,
+                Body::Segments(_) => {
+                    let of = dynamic.is_some().then_some(meta.size);
+                    self.check_sweep(&segment_name(self, 0), of).await
+                }
+                Body::Whole(_) if beside => self.check_sweep(&self.sidecar(), None).await,
                 Body::Whole(_) => Ok(()),
             }
         };
@@ -443,7 +454,7 @@ impl Target {
 
     async fn listed(&self) -> Result<u64> {
         let all = again(|| self.store.client.list_all(&self.segments, &self.staged)).await?;
-        Ok(all.iter().filter(|listed| is_segment(&listed.name)).map(|listed| listed.size).sum())
+        Ok(total(all.iter().filter(|listed| is_segment(&listed.name)).map(|listed| listed.size)))
     }
 
     /// Makes the object. Whatever is said, and if nothing is said, the object's token tells whose it is.
@@ -506,15 +517,19 @@ impl Target {
         again(|| self.store.client.head(&self.container, &self.object)).await
     }
 
-    /// A sweep may have begun to take the segments while the manifest was on its way: either it has seen the blob, or
-    /// its mark is there now.
-    async fn check_sweep(&self, dynamic: bool, size: u64) -> Result<()> {
+    /// A sweep may have begun to take what is staged while the commit was on its way: either it has seen the blob, or its
+    /// mark is there now, or it has come to its end. The mark goes last, so `first` is looked at after it.
+    async fn check_sweep(&self, first: &str, dynamic: Option<u64>) -> Result<()> {
         let client = &self.store.client;
         let mark = self.mark();
-        let marked = again(|| client.head(&self.segments, &mark)).await?.is_some();
-        match marked || (dynamic && self.listed().await? != size) {
-            true => Err(Error::swept()),
-            false => Ok(()),
+        if again(|| client.head(&self.segments, &mark)).await?.is_some()
+            || again(|| client.head(&self.segments, first)).await?.is_none()
+        {
+            return Err(Error::swept());
+        }
+        match dynamic {
+            Some(size) if self.listed().await? != size => Err(Error::swept()),
+            _ => Ok(()),
         }
     }
 

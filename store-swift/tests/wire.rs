@@ -25,9 +25,11 @@ use server::{
     Raw, Server, container,
     front::{Authority, Front},
     map,
+    scripted::{Answer, Scripted, answer},
 };
 
 type Outcome = Result<(), String>;
+type Alone = (&'static str, fn() -> Outcome);
 type Real = (&'static str, &'static LazyLock<Result<Server, String>>, fn(&Server) -> Outcome);
 
 /// One disk, Swift's own tokens.
@@ -75,6 +77,11 @@ fn main() {
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
         ("a_sweep_spares_what_others_wrote", &PLAIN, foreign_segments),
+        ("stores_that_share_a_container_of_segments_spare_each_other", &PLAIN, shared_segments),
+        ("a_blob_from_before_the_shared_names_is_read_and_deleted", &PLAIN, names_before),
+        ("a_commit_that_was_swept_meanwhile_fails", &PLAIN, swept_commit),
+        ("a_sweep_removes_its_mark_last", &PLAIN, mark_last),
+        ("a_deletion_that_is_repeated_spares_a_newer_blob", &PLAIN, late_deletion),
         ("an_authority_of_ones_own_is_trusted_and_no_other", &PLAIN, authority),
         ("an_authority_of_ones_own_signs_for_keystone_too", &KEYSTONE, keystone_authority),
         ("what_is_damaged_on_its_way_is_sent_again", &PLAIN, damage),
@@ -101,8 +108,13 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let mut trials =
-        vec![Trial::test("a_server_that_is_not_there_is_unavailable", || nobody().map_err(Failed::from))];
+    let alone: [Alone; 3] = [
+        ("a_server_that_is_not_there_is_unavailable", nobody),
+        ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
+        ("an_answer_without_end_is_an_error", endless),
+    ];
+    let mut trials: Vec<Trial> =
+        alone.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into();
     trials.extend(tests.into_iter().map(|(name, server, test)| {
         Trial::ignorable_test(name, move || match (&**server, required()) {
             (Ok(server), _) => test(server).map(|()| Completion::Completed).map_err(Failed::from),
@@ -209,6 +221,79 @@ fn nobody() -> Outcome {
         config.password = Some(Secret::new("hunter2"));
         let error = refused(SwiftBackend::connect(&config).await, ErrorKind::Unavailable, "host and port")?;
         check(!format!("{error} {error:?}").contains("hunter2"), "the password shows")
+    })
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// The settings of a store at a server that answers by a script.
+fn scripted(server: &Scripted) -> SwiftConfig {
+    let mut config = SwiftConfig::new("c");
+    config.token = Some(Secret::new("scripted"));
+    config.endpoint = Some(format!("http://{}/v1/AUTH_a", server.addr));
+    config
+}
+
+/// Takes no notice of `prefix`, and has names that are shorter than it, or cut a letter of it.
+fn lists_all(line: &str) -> Answer {
+    let names = ["a", "image/0123456789abcdef0123456789abcde\u{e4}", "image/other/00000000", "z"];
+    let own = format!("image/{TOKEN}/00000000");
+    match line.split_once(' ') {
+        Some(("GET", path)) if path.starts_with("/v1/AUTH_a/c_segments?") => {
+            let mut names: Vec<&str> = names.into_iter().chain([own.as_str()]).collect();
+            names.sort_unstable();
+            let rows: Vec<_> = names.iter().map(|name| serde_json::json!({ "name": name })).collect();
+            let rows = if path.contains("marker=") { Vec::new() } else { rows };
+            answer(200, "", serde_json::json!(rows).to_string())
+        }
+        Some(("HEAD", "/v1/AUTH_a/c/image")) => {
+            let token = format!("x-object-meta-imagestore-token: {TOKEN}\r\nx-static-large-object: true\r\n");
+            answer(200, &token, "12345")
+        }
+        Some(("HEAD", _)) | Some((_, "/info")) => answer(404, "", ""),
+        Some(("DELETE", _)) => answer(204, "", ""),
+        _ => answer(200, "", "[]"),
+    }
+}
+
+fn foreign_names() -> Outcome {
+    run(async {
+        let server = Scripted::start(lists_all).await?;
+        let store = open(&scripted(&server)).await?;
+        let at = text(store.locate(&"image".parse().unwrap()).await)?;
+        text(store.delete(&at).await)?;
+        let mut deleted = server.requests("DELETE");
+        deleted.sort();
+        let own = format!("DELETE /v1/AUTH_a/c_segments/image/{TOKEN}/00000000");
+        check(deleted == ["DELETE /v1/AUTH_a/c/image".to_owned(), own], format!("it made {deleted:?}"))
+    })
+}
+
+/// A server whose lists never end.
+fn lists_for_ever(line: &str) -> Answer {
+    match line.contains("format=json") {
+        true => answer(200, "", r#"[{"name": "image", "bytes": 18446744073709551615}]"#),
+        false => answer(404, "", ""),
+    }
+}
+
+/// A server that says more than it should.
+fn says_too_much(line: &str) -> Answer {
+    match line.ends_with("/info") {
+        true => answer(200, "", vec![b' '; 20 << 20]),
+        false => answer(200, "", "[]"),
+    }
+}
+
+fn endless() -> Outcome {
+    run(async {
+        let server = Scripted::start(lists_for_ever).await?;
+        let store = open(&scripted(&server)).await?;
+        let listed: Result<Vec<_>, Error> = store.list().try_collect().await;
+        refused(listed, ErrorKind::Internal, "marker")?;
+        refused(store.sweep(Duration::ZERO).await, ErrorKind::Internal, "marker")?;
+        let server = Scripted::start(says_too_much).await?;
+        refused(SwiftBackend::connect(&scripted(&server)).await, ErrorKind::Internal, "endpoint").map(drop)
     })
 }
 
@@ -535,6 +620,168 @@ fn foreign_segments(server: &Server) -> Outcome {
     })
 }
 
+fn shared_segments(server: &Server) -> Outcome {
+    run(async {
+        let (one, two, segments) = (container(), container(), container());
+        let raw = server.raw().await?;
+        let config = |name: &str| {
+            let mut config = server.config(name);
+            config.segment_container = Some(segments.clone());
+            config.segment_size.0 = MIB as u64;
+            config
+        };
+        let (first, second) = (open(&config(&one)).await?, open(&config(&two)).await?);
+        let (bytes, value) = (content(3 * MIB + 5), "\u{1}".repeat(1000));
+        let mut blobs = Vec::new();
+        // Both have a blob of that name, and one has another one, and what a killed process left.
+        for (store, id) in [(&first, "image"), (&second, "image"), (&second, "backup")] {
+            let expect = Expect::new().property("odd", value.clone());
+            let blob = store.put(&id.parse().unwrap(), store_core::once(bytes.clone()), expect).await;
+            blobs.push((store, text(blob)?.location));
+        }
+        let mut writer = text(second.upload(&"killed".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(content(3 * MIB)).await)?;
+        std::mem::forget(writer);
+        // What had a name without a container may be anybody's.
+        let before = format!("backup/{TOKEN}/00000000");
+        raw.put(&format!("/{segments}/{before}"), content(10)).await?;
+        let swept = text(first.sweep(Duration::ZERO).await)?;
+        check(swept == Swept::default(), format!("it swept {swept:?} of another store"))?;
+        let swept = text(second.sweep(Duration::ZERO).await)?;
+        check(swept.uploads == 1, format!("it swept {swept:?}"))?;
+        for (store, at) in blobs {
+            reads(store, &at, &bytes).await?;
+            let kept = text(store.stat(&at).await)?.meta.ok_or("no metadata")?;
+            check(kept.properties.get("odd") == Some(&value), "the property is another one")?;
+            text(store.delete(&at).await)?;
+        }
+        let left = raw.list(&segments).await?;
+        check(left == [before], format!("{left:?} is left"))
+    })
+}
+
+/// Lays a blob out with the names that its segments had before, by what a store without a shared container writes.
+fn names_before(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let raw = server.raw().await?;
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (bytes, value) = (content(3 * MIB + 5), "\u{1}".repeat(1000));
+        for large_objects in [LargeObjects::Static, LargeObjects::Dynamic] {
+            (config.large_objects, config.segment_container) = (large_objects, None);
+            let expect = Expect::new().property("odd", value.clone());
+            let source = store_core::once(bytes.clone());
+            let before = open(&config).await?;
+            let at = text(before.put(&"image".parse().unwrap(), source, expect).await)?.location;
+            config.segment_container = Some(format!("{name}_segments"));
+            let store = open(&config).await?;
+            let swept = text(store.sweep(Duration::ZERO).await)?;
+            check(swept == Swept::default(), format!("it swept {swept:?}"))?;
+            reads(&store, &at, &bytes).await?;
+            let kept = text(store.stat(&at).await)?.meta.ok_or("no metadata")?;
+            check(kept.properties.get("odd") == Some(&value), "the property is another one")?;
+            text(store.delete(&at).await)?;
+            holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The path of what the watched store writes.
+fn account(raw: &Raw) -> &str {
+    raw.storage.splitn(4, '/').nth(3).unwrap_or_default()
+}
+
+fn swept_commit(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let store = open(&config).await?;
+        let (segments, id): (_, BlobId) = (format!("{name}_segments"), "image".parse().unwrap());
+        // A list of segments, and a small blob with metadata beside it.
+        for len in [3 * MIB, 10] {
+            front.catch(format!("PUT /{}/{name}/image", account(&raw)));
+            let expect = Expect::new().size(len as u64).property("odd", "\u{1}".repeat(1000));
+            let put = store.put(&id, store_core::once(content(len)), expect);
+            // As a sweep does that looked before the blob was there, and has come to its end, mark and all.
+            let sweep = async {
+                front.caught().await;
+                let names = raw.list(&segments).await?;
+                check(!names.is_empty(), "nothing is staged")?;
+                for name in names {
+                    raw.delete(&format!("/{segments}/{name}")).await?;
+                }
+                front.release(false);
+                Ok::<_, String>(())
+            };
+            let (put, swept) = tokio::join!(put, sweep);
+            swept?;
+            refused(put, ErrorKind::NotFound, "send the image again")?;
+            store.settle().await;
+            refused(store.locate(&id).await, ErrorKind::NotFound, "")?;
+        }
+        holds_nothing(&store, &raw, &[&name, &segments]).await
+    })
+}
+
+fn mark_last(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let mut writer = text(open(&config).await?.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(content(5 * MIB)).await)?;
+        std::mem::forget(writer);
+        let store = open(&config).await?;
+        front.catch(format!("POST /{}?bulk-delete", account(&raw)));
+        let segments = format!("{name}_segments");
+        let look = async {
+            front.caught().await;
+            let left = raw.list(&segments).await;
+            front.release(false);
+            left
+        };
+        let (swept, left) = tokio::join!(store.sweep(Duration::ZERO), look);
+        check(text(swept)?.uploads == 1, "it swept nothing")?;
+        let left = left?;
+        check(left.len() == 1 && left[0].ends_with("/swept"), format!("{left:?} is left before the mark"))?;
+        holds_nothing(&store, &raw, &[&name, &segments]).await
+    })
+}
+
+fn late_deletion(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let store = open(&config).await?;
+        let mut past = config.clone();
+        past.endpoint = None;
+        let past = open(&past).await?;
+        let newer = content(3 * MIB + 5);
+        // One of the store's own, and what others wrote.
+        for foreign in [false, true] {
+            match foreign {
+                false => drop(text(put(&store, "image", &content(2 * MIB)).await)?),
+                true => raw.put(&format!("/{name}/image"), content(1000)).await?,
+            }
+            let at = text(store.locate(&"image".parse().unwrap()).await)?;
+            front.catch(format!("DELETE /{}/{name}/image", account(&raw)));
+            // It is carried out, its answer is lost, and the id is taken anew before it is repeated.
+            let replace = async {
+                front.caught().await;
+                let outcome = put(&past, "image", &newer).await;
+                front.release(true);
+                text(outcome)
+            };
+            let (deleted, replaced) = tokio::join!(store.delete(&at), replace);
+            text(deleted)?;
+            reads(&past, &replaced?, &newer).await?;
+            text(past.delete(&at).await)?;
+        }
+        holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
+    })
+}
+
 fn authority(server: &Server) -> Outcome {
     let authority = Authority::new()?;
     run(async {
@@ -720,6 +967,7 @@ fn requests(server: &Server) -> Outcome {
         made(&[
             "HEAD /c/image",
             "HEAD /c/image",
+            "HEAD /c_segments/image/00000000",
             "HEAD /c_segments/image/swept",
             "PUT /c/image?multipart-manifest=put",
             "PUT /c_segments/image/00000000",

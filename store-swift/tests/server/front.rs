@@ -43,8 +43,19 @@ struct Watched {
     answers: Mutex<Vec<String>>,
     /// No answer is given before so many requests have come.
     held: AtomicUsize,
+    /// What begins the request whose answer is kept, and what becomes of that.
+    caught: Mutex<Option<(String, Caught)>>,
     /// The last token that an answer of Keystone had.
     subject: Mutex<String>,
+}
+
+/// An answer that a test waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caught {
+    Awaited,
+    Kept,
+    GivenOn,
+    Lost,
 }
 
 const METHODS: [&str; 5] = ["GET ", "HEAD ", "PUT ", "POST ", "DELETE "];
@@ -119,6 +130,23 @@ impl Front {
         self.watched.held.load(Ordering::SeqCst) > 0
     }
 
+    /// Keeps the answer to the next request that begins so, which is carried out.
+    pub(crate) fn catch(&self, request: String) {
+        *lock(&self.watched.caught) = Some((request, Caught::Awaited));
+    }
+
+    /// Waits until there is that answer.
+    pub(crate) async fn caught(&self) {
+        while self.watched.caught() != Some(Caught::Kept) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Gives it on, or breaks its connection instead.
+    pub(crate) fn release(&self, lost: bool) {
+        self.watched.set_caught(if lost { Caught::Lost } else { Caught::GivenOn });
+    }
+
     /// The last token that passed.
     pub(crate) fn subject(&self) -> String {
         lock(&self.watched.subject).clone()
@@ -130,6 +158,32 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Watched {
+    fn caught(&self) -> Option<Caught> {
+        lock(&self.caught).as_ref().map(|(_, caught)| *caught)
+    }
+
+    fn set_caught(&self, now: Caught) {
+        if let Some((_, caught)) = &mut *lock(&self.caught) {
+            *caught = now;
+        }
+    }
+
+    fn is_awaited(&self, bytes: &[u8]) -> bool {
+        let caught = lock(&self.caught);
+        caught.as_ref().is_some_and(|(request, caught)| {
+            *caught == Caught::Awaited && bytes.starts_with(request.as_bytes())
+        })
+    }
+
+    /// Keeps an answer, and says whether it is to be given on.
+    async fn keep(&self) -> bool {
+        self.set_caught(Caught::Kept);
+        while self.caught() == Some(Caught::Kept) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.caught() != Some(Caught::Lost)
+    }
+
     fn request(&self, bytes: &[u8]) {
         if METHODS.iter().any(|method| bytes.starts_with(method.as_bytes())) {
             lock(&self.requests).push(first_line(bytes));
@@ -161,6 +215,7 @@ fn first_line(bytes: &[u8]) -> String {
 async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, watched: &Watched) {
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (split(client), server.into_split());
+    let keeps = AtomicBool::new(false);
     let requests = async {
         let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
         while let Ok(len @ 1..) = from_client.read(&mut buffer).await {
@@ -168,6 +223,9 @@ async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, wat
                 watched.count.fetch_add(1, Ordering::SeqCst);
             }
             watched.request(&buffer[..len]);
+            if watched.is_awaited(&buffer[..len]) {
+                keeps.store(true, Ordering::SeqCst);
+            }
             passed += len;
             if passed > DAMAGED_AT && watched.damages.swap(false, Ordering::SeqCst) {
                 buffer[len / 2] ^= 1;
@@ -182,6 +240,9 @@ async fn pass(client: impl AsyncRead + AsyncWrite + Send, server: TcpStream, wat
         let mut buffer = vec![0; 16 << 10];
         while let Ok(len @ 1..) = from_server.read(&mut buffer).await {
             watched.answer(&buffer[..len]).await;
+            if keeps.swap(false, Ordering::SeqCst) && !watched.keep().await {
+                break;
+            }
             if to_client.write_all(&buffer[..len]).await.is_err() {
                 break;
             }

@@ -14,6 +14,7 @@ use store_core::{Location, Secret};
 use store_swift::SwiftConfig;
 
 pub(crate) mod front;
+pub(crate) mod scripted;
 
 /// A server that runs until this process ends.
 #[derive(Clone, Debug)]
