@@ -1310,29 +1310,45 @@ fn nested(server: &Server) -> Outcome {
 fn throttled(server: &Server) -> Outcome {
     run(async {
         let (name, raw) = (container(), server.raw().await?);
-        // Swift limits no container that it remembers as an empty one.
+        // Swift limits no container that it remembers as an empty one, and may count objects a while after they are there.
         for container in [name.clone(), format!("{name}_segments")] {
-            for path in [format!("/{container}"), format!("/{container}/first"), format!("/{container}")] {
+            for path in [format!("/{container}"), format!("/{container}/first")] {
                 raw.send(Method::PUT, &path, &[]).await?;
             }
+            for _ in 0..100 {
+                let reply = raw.send(Method::HEAD, &format!("/{container}"), &[]).await?;
+                if reply.headers().get("x-container-object-count").is_some_and(|count| count == "1") {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            raw.send(Method::PUT, &format!("/{container}"), &[]).await?;
         }
         let front = Front::start(server.get("ADDRESS"), None, "").await?;
         let mut config = server.config(&name);
         config.endpoint = Some(format!("http://{}", front.addr));
         (config.segment_size.0, config.concurrency) = (MIB as u64, 8);
         let store = open(&config).await?;
-        let ids: Vec<String> = (0..8).map(|n| format!("small-{n}")).collect();
         let bytes = content(10);
-        let puts = ids.iter().map(|id| async { text(put(&store, id, &bytes).await) });
-        futures::future::try_join_all(puts).await?;
+        // A server that is busy with others may be too slow for its own limit, the first times.
+        let mut count = 0;
+        while front.answers("498") == 0 && count < 80 {
+            let ids: Vec<String> = (count..count + 8).map(|n| format!("small-{n}")).collect();
+            let puts = ids.iter().map(|id| async { text(put(&store, id, &bytes).await) });
+            futures::future::try_join_all(puts).await?;
+            count += ids.len();
+        }
         check(front.answers("498") > 0, "the server did not ask for fewer requests")?;
         // Lists have a limit of their own.
-        let before = front.answers("498");
-        let lists = (0..8).map(|_| async {
-            let listed: Vec<_> = text(store.list().try_collect().await)?;
-            check(listed.len() == ids.len() + 1, format!("it lists {listed:?}"))
-        });
-        futures::future::try_join_all(lists).await?;
+        let (before, mut rounds) = (front.answers("498"), 0);
+        while front.answers("498") == before && rounds < 10 {
+            let lists = (0..8).map(|_| async {
+                let listed: Vec<_> = text(store.list().try_collect().await)?;
+                check(listed.len() == count + 1, format!("it lists {listed:?}"))
+            });
+            futures::future::try_join_all(lists).await?;
+            rounds += 1;
+        }
         check(front.answers("498") > before, "the server did not ask for fewer lists")?;
         let bytes = content(12 * MIB);
         let at = text(put(&store, "image", &bytes).await)?;
