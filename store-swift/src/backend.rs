@@ -59,7 +59,7 @@ pub(crate) struct Shared {
     pool: Pool,
     /// Containers that were there, or that this store has created.
     known: Mutex<BTreeSet<String>>,
-    /// The account knows `temp_url_key`.
+    /// The server takes what `temp_url_key` signed.
     keyed: AtomicBool,
 }
 
@@ -222,9 +222,6 @@ impl Shared {
     /// no container of segments.
     async fn give_key(&self, key: &Secret) -> Result<()> {
         const NAMES: [&str; 2] = ["x-account-meta-temp-url-key", "x-account-meta-temp-url-key-2"];
-        if self.keyed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
         let account = again(|| self.client.container("")).await?.unwrap_or_default();
         if !NAMES.iter().any(|name| account.get(*name).is_some_and(|value| value == key.expose())) {
             // Those of others keep their URLs alive.
@@ -235,8 +232,24 @@ impl Shared {
             let headers = [(*free, key.expose().to_owned())];
             again(|| self.client.put_container(Method::POST, "", &headers)).await?;
         }
-        self.keyed.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Waits until Swift takes a URL that was signed with a key which the account has.
+    ///
+    /// Swift's proxies remember what they know of an account for a minute, and forget it before a change is made, not
+    /// after it: a request in between brings back an account without the key. A look at the account corrects that.
+    async fn prove_key(&self, url: &Secret) -> Result<()> {
+        for wait in [0, 50, 100, 200, 400, 800] {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            if again(|| self.client.takes(url)).await? {
+                self.keyed.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            again(|| self.client.container("")).await?;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the server does not take what `temp_url_key` signed yet")
+            .with_hint("Swift's proxies learn of an account's new key within a minute; then see whether clocks differ"))
     }
 
     /// Removes the containers of a blob that has them for itself, if they are empty.
@@ -708,9 +721,13 @@ impl Backend for SwiftBackend {
             return Err(Error::unsupported("temporary URLs: set `temp_url_key`"));
         };
         let found = self.shared.place.find(at)?;
-        self.shared.give_key(key).await?;
         let object = self.shared.place.object(&found.name);
-        self.shared.client.temp_url(&found.container, &object, key, lifetime).await
+        let sign = || self.shared.client.temp_url(&found.container, &object, key, lifetime);
+        if !self.shared.keyed.load(Ordering::Relaxed) {
+            self.shared.give_key(key).await?;
+            self.shared.prove_key(&sign().await?).await?;
+        }
+        sign().await
     }
 }
 

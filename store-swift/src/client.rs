@@ -740,6 +740,18 @@ impl Client {
         )))
     }
 
+    /// Whether the server takes the signature of a temporary URL; who may GET may look, too.
+    pub(crate) async fn takes(&self, url: &Secret) -> Result<bool> {
+        const WHAT: &str = "try a temporary URL";
+        let reply = self.http.head(url.expose()).timeout(CALL).send().await;
+        let reply = reply.map_err(|error| of_reqwest(WHAT, error))?;
+        match reply.status().as_u16() {
+            401 => Ok(false),
+            404 => Ok(true),
+            _ => done(WHAT, reply).await.map(|_| true),
+        }
+    }
+
     /// Removes an object, and says whether there was one.
     pub(crate) async fn delete(&self, container: &str, object: &str) -> Result<bool> {
         const WHAT: &str = "delete an object";

@@ -73,6 +73,7 @@ fn main() {
         ("metadata_that_does_not_fit_is_kept_beside", &PLAIN, large_metadata),
         ("a_quota_is_no_space_and_keeps_nothing", &PLAIN, quotas),
         ("an_expired_blob_is_gone", &PLAIN, expiry),
+        ("a_url_works_where_the_key_of_the_account_is_news", &PLAIN, news),
         ("blobs_are_spread_over_containers", &PLAIN, seeds),
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
@@ -779,6 +780,41 @@ fn late_deletion(server: &Server) -> Outcome {
             text(past.delete(&at).await)?;
         }
         holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
+    })
+}
+
+/// Swift forgets what it remembers of an account before it changes that, and may have looked it up again meanwhile.
+fn news(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        // An account that no other test has Swift look at.
+        let (user, key) = ("other:other", "otherpass");
+        let raw = server.raw_as(user, key).await?;
+        let front = Front::start(server.get("ADDRESS"), None, "").await?;
+        let mut config = server.config(&name);
+        (config.user, config.password) = (Some(user.to_owned()), Some(Secret::new(key)));
+        config.endpoint = Some(format!("http://{}", front.addr));
+        config.temp_url_key = Some(Secret::new(&*name));
+        let store = open(&config).await?;
+        let bytes = content(1000);
+        let at = text(put(&store, "image", &bytes).await)?;
+        let path = account(&raw).to_owned();
+        let before = server.remembered(path.rsplit('/').next().unwrap_or_default())?;
+        front.catch(format!("POST /{path}"));
+        let overtake = async {
+            front.caught().await;
+            let outcome = server.remember(&before);
+            front.release(false);
+            outcome
+        };
+        let (url, overtaken) = tokio::join!(store.presign(&at, Duration::from_secs(60)), overtake);
+        overtaken?;
+        check(front.answers(" 401 ") == 1, "nothing was out of date")?;
+        let reply = reqwest::get(text(url)?.expose()).await.map_err(|e| e.to_string())?;
+        check(reply.status() == 200, format!("a GET of the URL gives {}", reply.status()))?;
+        check(reply.bytes().await.is_ok_and(|read| read == bytes), "other bytes")?;
+        text(store.delete(&at).await)?;
+        holds_nothing(&store, &raw, &[&name]).await
     })
 }
 

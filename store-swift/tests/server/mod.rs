@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use md5::{Digest, Md5};
 use reqwest::{Method, Response, header::HeaderMap};
 use store_core::{Location, Secret};
 use store_swift::SwiftConfig;
@@ -93,14 +94,35 @@ impl Server {
     pub(crate) fn forget(&self) -> Result<(), String> {
         // Its clock has seconds: what came in this one would stay.
         std::thread::sleep(Duration::from_secs(2));
+        let reply = self.memcached(b"flush_all\r\n")?;
+        if reply.starts_with(b"OK") { Ok(()) } else { Err(String::from_utf8_lossy(&reply).into_owned()) }
+    }
+
+    /// What it remembers of an account, to be remembered again: as `memcached` writes it.
+    pub(crate) fn remembered(&self, account: &str) -> Result<Vec<u8>, String> {
+        let key = hex::encode(Md5::digest(format!("account/{account}")));
+        let reply = self.memcached(format!("get {key}\r\n").as_bytes())?;
+        let value = reply.strip_prefix(format!("VALUE {key} ").as_bytes());
+        let value = value.and_then(|value| value.strip_suffix(b"END\r\n"));
+        let (flags, rest) =
+            value.and_then(|v| v.split_at_checked(v.iter().position(|b| *b == b' ')?)).ok_or("nothing")?;
+        Ok([format!("set {key} ").as_bytes(), flags, b" 60", rest].concat())
+    }
+
+    pub(crate) fn remember(&self, account: &[u8]) -> Result<(), String> {
+        let reply = self.memcached(account)?;
+        if reply == b"STORED\r\n" { Ok(()) } else { Err(String::from_utf8_lossy(&reply).into_owned()) }
+    }
+
+    fn memcached(&self, command: &[u8]) -> Result<Vec<u8>, String> {
         let ports = std::fs::read_to_string(Path::new(self.get("FOLDER")).join("ports"));
         let ports = ports.map_err(|e| e.to_string())?;
         let port = ports.lines().find_map(|line| line.strip_prefix("memcached=")).ok_or("no memcached")?;
         let mut line = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(|e| e.to_string())?;
-        line.write_all(b"flush_all\r\nquit\r\n").map_err(|e| e.to_string())?;
-        let mut reply = String::new();
-        line.read_to_string(&mut reply).map_err(|e| e.to_string())?;
-        if reply.starts_with("OK") { Ok(()) } else { Err(reply) }
+        line.write_all(&[command, b"quit\r\n"].concat()).map_err(|e| e.to_string())?;
+        let mut reply = Vec::new();
+        line.read_to_end(&mut reply).map_err(|e| e.to_string())?;
+        Ok(reply)
     }
 
     /// What the script printed.
