@@ -63,7 +63,6 @@ fn setup(server: &'static Result<Server, String>, change: fn(&mut CephConfig)) -
     Setup::Ready(
         Fixture::connecting(open)
             .secret(key)
-            .grace(Duration::from_millis(200))
             .limit(Duration::from_secs(300))
             .damage(move |at, damage| std::future::ready(injure(server, &damaged, &at, damage)))
             .teardown(move || remove(config.clone())),

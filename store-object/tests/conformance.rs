@@ -59,7 +59,6 @@ fn over(objects: Arc<DynObjectStore>) -> Setup {
     };
     Setup::Ready(
         Fixture::connecting(open)
-            .grace(std::time::Duration::from_millis(300))
             .damage(move |at, damage| injure(Arc::clone(&spoiled), "images".to_owned(), at, damage)),
     )
 }
@@ -156,15 +155,9 @@ async fn azure() -> Setup {
             Ok(Arc::new(backend) as Arc<dyn Backend>)
         }
     };
-    Setup::Ready(
-        Fixture::connecting(open)
-            .fault(&FaultKind::ALL, hook)
-            .secret(&server.key)
-            .grace(std::time::Duration::from_millis(300))
-            .damage(move |at, damage| {
-                injure(Arc::clone(&direct) as Arc<dyn ObjectStore>, folder.to_string(), at, damage)
-            }),
-    )
+    Setup::Ready(Fixture::connecting(open).fault(&FaultKind::ALL, hook).secret(&server.key).damage(
+        move |at, damage| injure(Arc::clone(&direct) as Arc<dyn ObjectStore>, folder.to_string(), at, damage),
+    ))
 }
 
 /// A client that goes past the store.

@@ -8,16 +8,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, Size, SizeHint, Stat, Swept, Upload,
+    Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Guarded, Request, again, again_if_asked, read_ahead},
+    driver::{Cutoff, Gathered, Guarded, Request, again, stream_ahead},
 };
 use tokio::sync::OnceCell;
 
@@ -34,8 +33,9 @@ use crate::{
 /// a window.
 const CHUNK: usize = 1 << 20;
 
-/// The first piece of a download is short, so that its reader does not wait for a long one.
-const FIRST_PIECE: u64 = 1 << 20;
+/// Chunks of each request of a download that wait for the reader, at most. Those that come later fill the line meanwhile, and
+/// the server's end of it.
+const WAITING: usize = 8;
 
 /// Requests of a sweep that are on their way at once.
 const SWEPT_AT_ONCE: usize = 16;
@@ -65,14 +65,14 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     /// Buffers of `part_size`.
     pub(crate) pool: Pool,
-    /// Buffers of `read_size`.
+    /// Buffers of the size of a chunk.
     read_pool: Pool,
 }
 
 impl Shared {
     fn download(&self, client: Client, key: String, etag: Option<String>, stat: Stat) -> S3Download {
         let (pool, ahead) = (self.read_pool.clone(), self.config.concurrency as usize);
-        S3Download { client, key, etag, stat, pool, ahead }
+        S3Download { client, key, etag, stat, pool, pieces: self.config.read_size.0, ahead }
     }
 }
 
@@ -111,10 +111,8 @@ impl S3Backend {
         info.can.staging = true;
         let mut atomic = info.clone();
         atomic.can.atomic_create = true;
-        let pool_of = |size: Size| Pool::new(size.0 as usize, config.concurrency as usize);
-        let pool = pool_of(config.part_size);
-        let read_pool =
-            if config.read_size == config.part_size { pool.clone() } else { pool_of(config.read_size) };
+        let pool = Pool::new(config.part_size.0 as usize, config.concurrency as usize);
+        let read_pool = Pool::new(CHUNK, config.concurrency as usize * WAITING);
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.access_key, config.secret_key, config.session_token) = (None, None, None);
@@ -413,8 +411,10 @@ struct S3Download {
     key: String,
     etag: Option<String>,
     stat: Stat,
-    /// Buffers of the size of a piece.
+    /// Buffers of the size of a chunk.
     pool: Pool,
+    /// Bytes of each request, but for the last.
+    pieces: u64,
     ahead: usize,
 }
 
@@ -433,17 +433,17 @@ impl Download for S3Download {
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
         let (client, key, etag) = (self.client.clone(), Arc::<str>::from(&*self.key), self.etag.clone());
         let size = self.stat.size;
-        let pool = self.pool.clone();
-        let gets = pieces(range, self.pool.size() as u64).map(move |piece| {
+        // A short range does not take the memory of a long one.
+        let wanted = range.end - range.start;
+        let short = wanted <= self.pool.size() as u64 / 2;
+        let pool = if short { Pool::new(wanted as usize, 0) } else { self.pool.clone() };
+        let gets = pieces(range, self.pieces).map(move |piece| {
             let (client, key, etag, pool) = (client.clone(), Arc::clone(&key), etag.clone(), pool.clone());
-            async move {
-                let get = || client.get_range(&key, etag.as_deref(), piece.clone(), size, &pool);
-                again_if_asked(get).await
+            async move |to| {
+                client.get_range(&key, etag.as_deref(), piece, size, Gathered::new(&pool, to)).await
             }
         });
-        let chunks =
-            read_ahead(gets, self.ahead).map_ok(|piece| stream::iter(cut(piece).map(Ok))).try_flatten();
-        Ok(chunks.boxed())
+        Ok(stream_ahead(gets, self.ahead, WAITING).map_ok(Chunk::Data).boxed())
     }
 
     fn file(&self) -> Option<&Arc<File>> {
@@ -451,22 +451,13 @@ impl Download for S3Download {
     }
 }
 
-/// Cuts a range into pieces, the first one short.
+/// Cuts a range into pieces.
 fn pieces(range: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + Send {
     let mut next = range.start;
     std::iter::from_fn(move || {
-        let len = if next == range.start { size.min(FIRST_PIECE) } else { size };
-        let piece = next..range.end.min(next.saturating_add(len));
+        let piece = next..range.end.min(next.saturating_add(size));
         next = piece.end;
         (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// Cuts a piece into chunks.
-fn cut(mut piece: Bytes) -> impl Iterator<Item = Chunk> + Send {
-    std::iter::from_fn(move || {
-        let chunk = piece.split_to(piece.len().min(CHUNK));
-        (!chunk.is_empty()).then_some(Chunk::Data(chunk))
     })
 }
 
@@ -476,11 +467,7 @@ mod tests {
 
     #[test]
     fn pieces_make_the_range() {
-        let all: Vec<_> = pieces(5..(20 << 20), 8 << 20).collect();
-        assert_eq!(all.len(), 4);
-        assert_eq!((all[0].start, all[0].end), (5, 5 + (1 << 20)));
-        assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert_eq!(all[3].end, 20 << 20);
+        assert_eq!(pieces(5..20, 8).collect::<Vec<_>>(), [5..13, 13..20]);
         assert_eq!(pieces(7..7, 100).count(), 0);
         assert_eq!(pieces(0..100, 100).count(), 1);
     }

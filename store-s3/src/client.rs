@@ -1,6 +1,9 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
-use std::{ops::Range, time::Duration};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::{
@@ -22,14 +25,18 @@ use aws_smithy_http_client::{
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 use aws_smithy_types::base64;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use store_core::{Error, ErrorKind, Result, Secret, buffer::Pool, driver::again, file::blocking};
+use store_core::{
+    Error, ErrorKind, Result, Secret,
+    driver::{Gathered, GoingOn, again},
+    file::blocking,
+};
 
 use crate::{
     S3Config,
@@ -47,6 +54,14 @@ const CALL: Duration = Duration::from_secs(60);
 /// For a part or a piece, on a line of 100 kB/s and more.
 fn transfer(len: u64) -> Duration {
     CALL + Duration::from_secs(len / 100_000)
+}
+
+/// Waits for the server no longer than is `left` of its time.
+async fn within<T>(what: &str, left: &mut Duration, call: impl Future<Output = T>) -> Result<T> {
+    let start = Instant::now();
+    let outcome = tokio::time::timeout(*left, call).await.map_err(|_| late(what))?;
+    *left = left.saturating_sub(start.elapsed());
+    Ok(outcome)
 }
 
 /// For the commit of many parts, which Amazon takes minutes for.
@@ -486,52 +501,65 @@ impl Client {
         tokio::time::timeout(CALL, read).await.map_err(|_| late(WHAT))?
     }
 
-    /// Reads `range` of the object that has `etag`, exactly.
-    ///
-    /// Into a buffer of its own: what the network gives keeps much more memory alive than it has bytes.
+    /// Reads `range` of the object that has `etag`, exactly. Goes on where an answer broke off, unless nothing came of it.
     pub(crate) async fn get_range(
         &self,
         key: &str,
         etag: Option<&str>,
-        range: Range<u64>,
+        mut range: Range<u64>,
         size: u64,
-        pool: &Pool,
-    ) -> Result<Bytes> {
+        mut gathered: Gathered,
+    ) -> Result<()> {
+        let mut reading = GoingOn::default();
+        loop {
+            let before = range.start;
+            let outcome = self.get_some(key, etag, &mut range, size, &mut gathered).await;
+            if !reading.after(outcome, range.start > before).await? {
+                break;
+            }
+        }
+        gathered.flush().await;
+        Ok(())
+    }
+
+    /// Reads what it gets of `rest`, whose start moves on.
+    async fn get_some(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+        rest: &mut Range<u64>,
+        size: u64,
+        gathered: &mut Gathered,
+    ) -> Result<()> {
         const WHAT: &str = "read a blob";
-        let wanted = range.end - range.start;
-        let read = async {
-            let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key))
-                .range(format!("bytes={}-{}", range.start, range.end - 1))
-                .set_if_match(etag.map(str::to_owned));
-            let found = match call.send().await {
-                Ok(found) => found,
-                Err(error) => return Err(gone(from_sdk(WHAT, &error))),
-            };
-            let (mut skip, most) = first_byte(found.content_range(), found.content_length(), &range, size)?;
-            // A short piece does not take the memory of a long one.
-            let fits = wanted > pool.size() as u64 / 2;
-            let mut buffer = if fits { pool.take() } else { Pool::new(wanted as usize, 0).take() };
-            let mut got = 0;
-            let mut body = found.body;
-            while got < wanted {
-                let Some(bytes) = body.next().await else { break };
-                let mut bytes = bytes.map_err(|e| broken(WHAT, &e))?;
-                let skipped = skip.min(bytes.len() as u64);
-                skip -= skipped;
-                drop(bytes.split_to(skipped as usize));
-                bytes.truncate((wanted - got) as usize);
-                got += buffer.fill(&bytes) as u64;
-            }
-            match got == wanted {
-                true => Ok(buffer.freeze()),
-                false => {
-                    let missing = wanted - got;
-                    let text = format!("cannot {WHAT}: the answer ends {missing} of {most} bytes early");
-                    Err(Error::new(ErrorKind::Unavailable, text))
-                }
-            }
+        // Of waiting for the server: how long the reader takes is its own business.
+        let mut left = transfer(rest.end - rest.start);
+        let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key))
+            .range(format!("bytes={}-{}", rest.start, rest.end - 1))
+            .set_if_match(etag.map(str::to_owned));
+        let found = match within(WHAT, &mut left, call.send()).await? {
+            Ok(found) => found,
+            Err(error) => return Err(gone(from_sdk(WHAT, &error))),
         };
-        tokio::time::timeout(transfer(wanted), read).await.map_err(|_| late(WHAT))?
+        let (mut skip, most) = first_byte(found.content_range(), found.content_length(), rest, size)?;
+        let mut body = found.body;
+        while !rest.is_empty() {
+            let Some(bytes) = within(WHAT, &mut left, body.next()).await? else { break };
+            let mut bytes = bytes.map_err(|e| broken(WHAT, &e))?;
+            let skipped = skip.min(bytes.len() as u64);
+            skip -= skipped;
+            bytes.advance(skipped as usize);
+            bytes.truncate((rest.end - rest.start) as usize);
+            rest.start += bytes.len() as u64;
+            gathered.push(&bytes).await;
+        }
+        match rest.end - rest.start {
+            0 => Ok(()),
+            missing => {
+                let text = format!("cannot {WHAT}: the answer ends {missing} of {most} bytes early");
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
+        }
     }
 
     /// Writes an object of the store's own, and gives its entity tag.

@@ -51,7 +51,7 @@ pub struct S3Config {
     #[serde(default = "window")]
     pub window: Size,
     /// The size of the pieces that a download asks for.
-    #[serde(default = "part_size")]
+    #[serde(default = "read_size")]
     pub read_size: Size,
     /// Storage class of blobs; the bucket's own where it is not set.
     #[serde(default)]
@@ -153,6 +153,10 @@ fn part_size() -> Size {
     Size(8 << 20)
 }
 
+fn read_size() -> Size {
+    Size(32 << 20)
+}
+
 fn window() -> Size {
     Size(64 << 20)
 }
@@ -179,7 +183,7 @@ impl S3Config {
             part_size: part_size(),
             concurrency: concurrency(),
             window: window(),
-            read_size: part_size(),
+            read_size: read_size(),
             storage_class: None,
             tags: BTreeMap::new(),
             sse: None,

@@ -65,7 +65,6 @@ async fn setup(started: &'static Started, change: fn(&mut S3Config)) -> Setup {
         Fixture::connecting(open)
             .fault(&FaultKind::ALL, hook)
             .secret(&server.secret_key)
-            .grace(std::time::Duration::from_millis(300))
             .damage(move |at, damage| injure(server, damaged.clone(), at, damage))
             .teardown(move || remove(server, emptied.clone())),
     )

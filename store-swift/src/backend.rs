@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     fmt,
     fs::File,
     ops::Range,
@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{
-    Stream, StreamExt, TryStreamExt,
+    StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use reqwest::{Method, header::HeaderMap};
@@ -21,12 +21,8 @@ use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
     Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Guarded, Request, again},
+    driver::{Cutoff, Gathered, Guarded, Request, again, stream_ahead},
     file::blocking,
-};
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::JoinSet,
 };
 
 use crate::{
@@ -813,17 +809,19 @@ impl Download for SwiftDownload {
         let gets = Pieces::new(Arc::clone(&parts), range, self.pieces).map(move |(part, piece)| {
             let (client, blob, parts) = (client.clone(), Arc::clone(&blob), Arc::clone(&parts));
             let pool = pool.clone();
-            Piece::start(async move |to| {
+            async move |to| {
                 let part = &parts[part];
-                match client.get_range(part, piece, &pool, &to).await {
+                match client.get_range(part, piece, Gathered::new(&pool, to)).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         Err(why(&client, &blob, part, error).await)
                     }
                     outcome => outcome,
                 }
-            })
+            }
         });
-        let chunks = ahead(gets, self.ahead).map_ok(Chunk::Data);
+        // As many as a piece has: nothing has to hold it back.
+        let waiting = self.pieces.div_ceil(self.pool.size() as u64) as usize;
+        let chunks = stream_ahead(gets, self.ahead, waiting).map_ok(Chunk::Data);
         let begin = (!begin.is_empty()).then_some(Ok(Chunk::Data(begin)));
         Ok(stream::iter(begin).chain(chunks).boxed())
     }
@@ -853,58 +851,6 @@ async fn why(
         Ok(_) => error,
         Err(error) => error,
     }
-}
-
-/// A request for a piece of a blob, on a task that ends with this.
-struct Piece {
-    bytes: UnboundedReceiver<Bytes>,
-    task: JoinSet<Result<()>>,
-}
-
-impl Piece {
-    fn start<R>(request: impl FnOnce(UnboundedSender<Bytes>) -> R) -> Self
-    where
-        R: Future<Output = Result<()>> + Send + 'static,
-    {
-        // No more comes than the piece has, so that nothing has to hold it back.
-        let (to, bytes) = unbounded_channel();
-        let mut task = JoinSet::new();
-        task.spawn(request(to));
-        Self { bytes, task }
-    }
-
-    /// What comes next; `None` when all has come.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.bytes.recv().await {
-            Some(bytes) => Ok(Some(bytes)),
-            None => match self.task.join_next().await {
-                Some(ended) => ended.map_err(Error::stopped).flatten().map(|()| None),
-                None => Ok(None),
-            },
-        }
-    }
-}
-
-/// The bytes of pieces in their order, as they come: of the oldest at once, while those after it, so many in all, are
-/// under way.
-fn ahead(
-    pieces: impl Iterator<Item = Piece> + Send + 'static,
-    most: usize,
-) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
-    stream::try_unfold((pieces, VecDeque::new()), move |(mut pieces, mut flying)| async move {
-        loop {
-            while flying.len() < most
-                && let Some(piece) = pieces.next()
-            {
-                flying.push_back(piece);
-            }
-            let Some(oldest) = flying.front_mut() else { return Ok(None) };
-            match Piece::next(oldest).await? {
-                Some(bytes) => return Ok(Some((bytes, (pieces, flying)))),
-                None => drop(flying.pop_front()),
-            }
-        }
-    })
 }
 
 /// Cuts a range of a blob into pieces, each within one of its parts.

@@ -20,11 +20,9 @@ use serde::Deserialize;
 use sha2::Sha256;
 use store_core::{
     Error, ErrorKind, Location, Meta, Result, Secret,
-    buffer::{Buffer, Pool},
-    driver::{ATTEMPTS, again, pause},
+    driver::{ATTEMPTS, Gathered, GoingOn, again, pause},
     file::blocking,
 };
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     SwiftConfig,
@@ -523,36 +521,22 @@ impl Client {
     pub(crate) async fn get_range(
         &self,
         of: &Segment,
-        range: Range<u64>,
-        pool: &Pool,
-        to: &UnboundedSender<Bytes>,
+        mut range: Range<u64>,
+        mut gathered: Gathered,
     ) -> Result<()> {
-        let mut gathered = Gathered { pool, to, filling: None };
-        let (mut rest, mut failed) = (range, 0);
+        let mut reading = GoingOn::default();
         loop {
-            let before = rest.start;
-            match self.get_some(of, &mut rest, &mut gathered).await {
-                Ok(()) if rest.is_empty() => {
-                    gathered.flush();
-                    return Ok(());
-                }
-                Err(error) if !error.is_retryable() => return Err(error),
-                _ if rest.start > before => tracing::debug!(at = rest.start, "going on with a read"),
-                Ok(()) => {
-                    return Err(Error::new(ErrorKind::Unavailable, "the server's answer ends early"));
-                }
-                Err(error) => {
-                    failed += 1;
-                    if error.retry_after().is_none() || failed == ATTEMPTS {
-                        return Err(error);
-                    }
-                    pause(failed, Some(&error)).await;
-                }
+            let before = range.start;
+            let outcome = self.get_some(of, &mut range, &mut gathered).await;
+            if !reading.after(outcome, range.start > before).await? {
+                break;
             }
         }
+        gathered.flush().await;
+        Ok(())
     }
 
-    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, gathered: &mut Gathered<'_>) -> Result<()> {
+    async fn get_some(&self, of: &Segment, rest: &mut Range<u64>, gathered: &mut Gathered) -> Result<()> {
         const WHAT: &str = "read a blob";
         let (start, end) = (rest.start, rest.end);
         let limit = transfer(end - start);
@@ -598,9 +582,12 @@ impl Client {
             drop(bytes.split_to(skipped as usize));
             bytes.truncate((end - rest.start) as usize);
             rest.start += bytes.len() as u64;
-            gathered.push(&bytes);
+            gathered.push(&bytes).await;
         }
-        Ok(())
+        match rest.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unavailable, "the server's answer ends early")),
+        }
     }
 
     /// Writes an object of the store's own, or a segment, and gives its entity tag.
@@ -906,33 +893,6 @@ impl Client {
                 let reply = done(what, reply).await?;
                 all_of(what, reply, MAX_ANSWER).await.map(Some)
             }
-        }
-    }
-}
-
-/// What is received, in buffers of megabytes: whatever comes after it does something for each piece, and the network
-/// gives hundreds of them.
-struct Gathered<'a> {
-    pool: &'a Pool,
-    to: &'a UnboundedSender<Bytes>,
-    filling: Option<Buffer>,
-}
-
-impl Gathered<'_> {
-    fn push(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let buffer = self.filling.get_or_insert_with(|| self.pool.take());
-            let taken = buffer.fill(bytes);
-            bytes = &bytes[taken..];
-            if buffer.room() == 0 {
-                self.flush();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(buffer) = self.filling.take() {
-            let _ = self.to.send(buffer.freeze()); // A reader that is gone wants nothing.
         }
     }
 }

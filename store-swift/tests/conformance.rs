@@ -1,10 +1,7 @@
 //! The suite over a real Swift, with its own tokens and with Keystone's, and over Ceph's object gateway, through a proxy
 //! that fails on demand.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::sync::{Arc, LazyLock};
 
 use conformance_tests::{Damage, FaultKind, Fixture, Proxy, Setup, Suites};
 use reqwest::{Method, header::HeaderMap};
@@ -81,7 +78,6 @@ async fn setup(
         Fixture::connecting(open)
             .fault(&FaultKind::ALL, hook)
             .secret(secret)
-            .grace(Duration::from_millis(500))
             .damage(move |at, damage| injure(injured.clone(), at, damage))
             .teardown(move || {
                 let (raw, container) = (raw.clone(), container.clone());

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use guarded::{Guarded, Steps};
 pub(crate) use request::tracked;
-pub use request::{InFlight, Pending, Request, read_ahead};
-pub use retry::{ATTEMPTS, again, again_if_asked, pause};
+pub use request::{Gathered, InFlight, Pending, Request, read_ahead, stream_ahead};
+pub use retry::{ATTEMPTS, GoingOn, again, pause};
 
 use crate::{Error, ErrorKind, Result};
 

@@ -6,14 +6,19 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures::{Stream, stream};
 use tokio::{
+    sync::mpsc,
     task::{JoinHandle, spawn, spawn_blocking},
     time::{Instant, timeout_at},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    buffer::{Buffer, Pool},
+};
 
 tokio::task_local! {
     /// What tells [`Store::settle`](crate::Store::settle) of requests whose caller has gone.
@@ -164,11 +169,84 @@ where
     T: Send + 'static,
     R: Future<Output = Result<T>> + Send + 'static,
 {
-    let started = stream::iter(requests).map(|request| {
-        let task = AbortOnDropHandle::new(spawn(request));
-        async move { task.await.map_err(Error::stopped).flatten() }
-    });
-    started.buffered(ahead.max(1))
+    let ahead = ahead.max(1);
+    let start = |request: R| AbortOnDropHandle::new(spawn(request));
+    stream::unfold((requests, VecDeque::new()), move |(mut requests, mut going)| async move {
+        going.extend(requests.by_ref().take(ahead - going.len()).map(start));
+        let answer = going.pop_front()?.await.map_err(Error::stopped).flatten();
+        // Whoever takes it may be busy with it for a while; the next request goes out meanwhile.
+        going.extend(requests.by_ref().take(1).map(start));
+        Some((answer, (requests, going)))
+    })
+}
+
+/// Like [`read_ahead`], for requests that send what they read as it comes: the bytes of the oldest go to the reader at once,
+/// while the others go on. Each has up to `waiting` pieces of them wait for the reader, and then the server does.
+pub fn stream_ahead<S, R>(
+    requests: impl Iterator<Item = S> + Send + 'static,
+    ahead: usize,
+    waiting: usize,
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static
+where
+    S: FnOnce(mpsc::Sender<Bytes>) -> R + Send + 'static,
+    R: Future<Output = Result<()>> + Send + 'static,
+{
+    let ahead = ahead.max(1);
+    let start = move |request: S| {
+        let (to, bytes) = mpsc::channel(waiting.max(1));
+        (bytes, AbortOnDropHandle::new(spawn(request(to))))
+    };
+    stream::try_unfold((requests, VecDeque::new()), move |(mut requests, mut going)| async move {
+        loop {
+            going.extend(requests.by_ref().take(ahead - going.len()).map(start));
+            let Some((bytes, task)) = going.front_mut() else { return Ok(None) };
+            match bytes.recv().await {
+                Some(bytes) => return Ok(Some((bytes, (requests, going)))),
+                // It sends no more: it has ended.
+                None => task.await.map_err(Error::stopped).flatten()?,
+            }
+            going.pop_front();
+        }
+    })
+}
+
+/// What a request of [`stream_ahead`] reads, on its way: gathered in recycled buffers, which go on when they are full.
+pub struct Gathered {
+    pool: Pool,
+    to: mpsc::Sender<Bytes>,
+    filling: Option<Buffer>,
+}
+
+impl Gathered {
+    /// Gathers in buffers of `pool`.
+    pub fn new(pool: &Pool, to: mpsc::Sender<Bytes>) -> Self {
+        Self { pool: pool.clone(), to, filling: None }
+    }
+
+    /// Takes a copy of `bytes`. Waits for the reader where enough waits for it.
+    pub async fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let buffer = self.filling.get_or_insert_with(|| self.pool.take());
+            let taken = buffer.fill(bytes);
+            bytes = &bytes[taken..];
+            if buffer.room() == 0 {
+                self.flush().await;
+            }
+        }
+    }
+
+    /// Sends what there is.
+    pub async fn flush(&mut self) {
+        if let Some(buffer) = self.filling.take() {
+            let _ = self.to.send(buffer.freeze()).await; // A reader that is gone wants nothing.
+        }
+    }
+}
+
+impl fmt::Debug for Gathered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gathered").finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +256,7 @@ mod tests {
         atomic::{AtomicU32, Ordering},
     };
 
+    use futures::StreamExt;
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -263,9 +342,44 @@ mod tests {
         });
         let mut replies = read_ahead(requests, 3);
         assert_eq!(replies.next().await.unwrap().unwrap(), 0);
-        assert!((3..=4).contains(&started.load(Ordering::SeqCst)));
+        // Three more, while the reader is busy with the first.
+        tokio::task::yield_now().await;
+        assert_eq!(started.load(Ordering::SeqCst), 4);
         let rest: Vec<_> = replies.map(Result::unwrap).collect().await;
         assert_eq!(rest, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_come_in_order_while_later_requests_go_on() {
+        let sent = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&sent);
+        let requests = (0..5u8).map(move |number| {
+            let counted = Arc::clone(&counted);
+            async move |to: mpsc::Sender<Bytes>| {
+                let mut gathered = Gathered::new(&Pool::new(4096, 0), to);
+                for _ in 0..6 {
+                    sleep(Duration::from_secs(1)).await;
+                    gathered.push(&[number; 4096]).await;
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+                gathered.push(&[number; 10]).await;
+                gathered.flush().await;
+                if number == 4 { Err(Error::new(ErrorKind::Unavailable, "the line is down")) } else { Ok(()) }
+            }
+        });
+        let mut bytes = Box::pin(stream_ahead(requests, 3, 2));
+        assert_eq!(bytes.next().await.unwrap().unwrap(), [0; 4096][..]);
+        // Two of each wait, and the reader has one: the servers have to wait with the rest.
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(sent.load(Ordering::SeqCst), 7);
+        for number in 0..5 {
+            let count = if number == 0 { 5 } else { 6 };
+            for _ in 0..count {
+                assert_eq!(bytes.next().await.unwrap().unwrap(), [number; 4096][..]);
+            }
+            assert_eq!(bytes.next().await.unwrap().unwrap(), [number; 10][..]);
+        }
+        assert_eq!(bytes.next().await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     }
 
     #[tokio::test]

@@ -11,29 +11,48 @@ pub const ATTEMPTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Repeats what failed for a reason that may pass.
-pub async fn again<T, F: Future<Output = Result<T>>>(call: impl FnMut() -> F) -> Result<T> {
-    again_if(Error::is_retryable, call).await
-}
-
-/// Repeats only what the server asks to be repeated later. For reads: whoever reads resumes what breaks, but then asks for
-/// all that is read ahead once more, of which a server that is short of time has had too much already.
-pub async fn again_if_asked<T, F: Future<Output = Result<T>>>(call: impl FnMut() -> F) -> Result<T> {
-    again_if(|error| error.is_retryable() && error.retry_after().is_some(), call).await
-}
-
-async fn again_if<T, F: Future<Output = Result<T>>>(
-    passing: impl Fn(&Error) -> bool,
-    mut call: impl FnMut() -> F,
-) -> Result<T> {
+pub async fn again<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
     let mut failed = 0;
     loop {
         match call().await {
-            Err(error) if passing(&error) && failed + 1 < ATTEMPTS => {
+            Err(error) if error.is_retryable() && failed + 1 < ATTEMPTS => {
                 tracing::debug!(%error, "trying again");
                 failed += 1;
                 pause(failed, Some(&error)).await;
             }
             outcome => return outcome,
+        }
+    }
+}
+
+/// Whether a read of a range goes on.
+///
+/// One that broke off does so where it was. Where nothing came, only what the server asks to be repeated later is repeated:
+/// whoever reads resumes the rest, but then asks for all that is read ahead once more, of which a server that is short of time
+/// has had too much already.
+#[derive(Debug, Default)]
+pub struct GoingOn {
+    failed: u32,
+}
+
+impl GoingOn {
+    /// Whether there is more to ask for after an attempt that ended so, when the time has come; `came` tells whether it
+    /// brought anything.
+    pub async fn after(&mut self, outcome: Result<()>, came: bool) -> Result<bool> {
+        match outcome {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_retryable() && came => {
+                tracing::debug!(%error, "going on with a read");
+                Ok(true)
+            }
+            Err(error)
+                if error.is_retryable() && error.retry_after().is_some() && self.failed + 1 < ATTEMPTS =>
+            {
+                self.failed += 1;
+                pause(self.failed, Some(&error)).await;
+                Ok(true)
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -74,20 +93,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn reads_are_repeated_where_the_server_asks_for_it() {
-        for (asked, attempts) in [(Some(1), ATTEMPTS), (None, 1)] {
-            let made = AtomicU32::new(0);
-            let outcome: Result<()> = again_if_asked(|| async {
-                made.fetch_add(1, Ordering::Relaxed);
-                let error = Error::new(ErrorKind::Unavailable, "busy");
-                Err(match asked {
-                    Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
-                    None => error,
-                })
-            })
-            .await;
-            assert!(outcome.is_err());
-            assert_eq!(made.into_inner(), attempts);
+        let busy = || Error::new(ErrorKind::Unavailable, "busy");
+        let mut reading = GoingOn::default();
+        for _ in 1..ATTEMPTS {
+            let asked = Err(busy().with_retry_after(Duration::from_secs(1)));
+            assert!(reading.after(asked, false).await.unwrap());
         }
+        assert!(reading.after(Err(busy().with_retry_after(Duration::from_secs(1))), false).await.is_err());
+        assert!(GoingOn::default().after(Err(busy()), false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn reads_go_on_as_long_as_something_comes() {
+        let mut reading = GoingOn::default();
+        for _ in 0..30 {
+            let broken = Err(Error::new(ErrorKind::Unavailable, "the line is down"));
+            assert!(reading.after(broken, true).await.unwrap());
+        }
+        assert!(!reading.after(Ok(()), true).await.unwrap());
+        let deleted = Err(Error::new(ErrorKind::NotFound, "deleted"));
+        assert_eq!(reading.after(deleted, true).await.unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[tokio::test(start_paused = true)]
