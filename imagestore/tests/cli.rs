@@ -577,7 +577,22 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     let check = user.run(&["--config", "my.toml", "config", "check"]);
     assert_eq!((check.code, &*check.out), (6, "valid  good (fs)\n"), "{}", check.err);
     assert!(check.err.contains("store near: configure: my.toml line 6"), "{}", check.err);
-    assert!(check.err.contains("store none: configure: `path` names the data directory"), "{}", check.err);
+    assert!(check.err.contains("store none: configure: my.toml line 7: `path` is missing"), "{}", check.err);
+    let both = "path = '/srv/a'\ndirectories = [{ path = '/srv/b' }]\n";
+    let twice = "directories = [{ path = '/srv/b' }, { path = '/srv/b' }]\n";
+    for (keys, expected) in [
+        (both, "my.toml line 6: `path` and `directories` exclude each other"),
+        (twice, "my.toml line 6: `directories` names /srv/b twice"),
+        ("path = '/srv/a'\nmax_transfers = 0\n", "my.toml line 7: `max_transfers`: "),
+        ("path = '/srv/a'\ntimeout.call = '0s'\n", "my.toml line 7: `timeout.call`: "),
+    ] {
+        config(&format!("{good}[stores.bad]\ntype = 'fs'\n{keys}"));
+        for args in [&["config", "check"][..], &["ls", "--store", "bad"]] {
+            let bad = user.run(&[&["--config", "my.toml"], args].concat());
+            assert_eq!(bad.code, 6, "{}", bad.err);
+            assert!(bad.err.contains(expected), "{expected}: {}", bad.err);
+        }
+    }
 
     // Whoever comes from Glance knows other names.
     config(&format!("{good}[stores.theirs]\ntype = 'filesystem'\n"));
@@ -589,7 +604,7 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     config("defualt = 'x'");
     let broken = user.run(&["--config", "my.toml", "ls"]);
     assert_eq!(broken.code, 6);
-    assert!(broken.err.contains("my.toml line 1: unknown field `defualt`"), "{}", broken.err);
+    assert!(broken.err.contains("my.toml line 1: unknown key `defualt`"), "{}", broken.err);
     // What needs no store does not mind.
     assert_eq!(user.run(&["--config", "my.toml", "inspect", "my.toml"]).code, 0);
 
