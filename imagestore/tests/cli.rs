@@ -280,6 +280,48 @@ fn each_kind_of_error_has_its_exit_code() {
 }
 
 #[test]
+fn errors_say_what_to_do_next() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.write("empty", b"");
+    user.ok(&["put", "a", "--id", "a", "--store", "slow"]);
+    user.ok(&["put", "empty", "--id", "empty", "--store", "slow"]);
+    let long = "n".repeat(300);
+    for (args, message, hint) in [
+        (&["put", "a", "--id", "a", "--store", "slow"][..], "put a: ", "imagestore rm a --store slow"),
+        (&["put", "nosuch"], "cannot read nosuch: ", "check the path; `-` reads standard input"),
+        (&["get", "a", "no/such/x", "--store", "slow"], "cannot write no/such/x: ", "no directory no/such:"),
+        (&["get", "a", "a/x", "--store", "slow"], "cannot write a/x: ", "a is no directory"),
+        (&["get", "a", &long, "--store", "slow"], "cannot write nnn", "choose a shorter name"),
+        (&["get", "a", "/sys/x", "--store", "slow"], "cannot write /sys/x: ", "check owner and mode"),
+        (
+            &["get", "a", "--range", "8-8", "--store", "slow"],
+            "not within the blob's 8 bytes",
+            "the first byte is 0, the last one 7",
+        ),
+        (&["get", "empty", "--range", "0-0", "--store", "slow"], "blob's 0 bytes", "the blob is empty"),
+        (
+            &["--config", "nosuch.toml", "ls"],
+            "nosuch.toml: No such file",
+            "/etc/imagestore/imagestore.toml is",
+        ),
+        (
+            &["inspect", "nosuch"],
+            "nosuch is neither a file nor an image",
+            "check the name; to look in another",
+        ),
+        (&["inspect", "nosuch", "--store", "slow"], "there is no blob nosuch", "add --store with one of"),
+        (&["inspect", "./nosuch"], "cannot read ./nosuch: ", "check the path"),
+    ] {
+        let ran = user.run(args);
+        assert_ne!(ran.code, 0, "{args:?}");
+        let (error, next) = ran.err.split_once("\nhint: ").unwrap_or((&ran.err, ""));
+        assert!(error.contains(message), "{args:?}: {}", ran.err);
+        assert!(next.contains(hint), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
 fn json_is_all_there_is_on_standard_output() {
     let user = User::new();
     user.write("a", b"an image");
