@@ -474,6 +474,28 @@ fn what_a_killed_put_leaves_is_swept() {
     assert_eq!(files(&user.path("fast/.imagestore/staging")), [] as [PathBuf; 0]);
 }
 
+/// `script` of bsdutils gives the command a terminal.
+#[test]
+fn a_terminal_shows_how_far_a_transfer_has_come() {
+    let user = User::new();
+    user.write("half", &noise(3 << 20));
+    let put = "(cat half; sleep 1; cat half) | \"$IMAGESTORE\" put - --id a --size 6MiB";
+    user.write("put", put.as_bytes());
+    let shown = user.shell("TERM=xterm script --quiet --return --echo never --command 'sh put' /dev/null");
+    assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
+    let bars: Vec<&str> =
+        shown.out.split(['\r', '\n']).filter(|part| part.contains("storing standard")).collect();
+    let half = bars.iter().find(|bar| bar.contains("3.00 MiB of 6.00 MiB, "));
+    assert!(half.is_some_and(|bar| bar.contains("/s, ") && bar.contains(" left")), "{:?}", shown.out);
+    assert!(!shown.out.contains("done: "), "{:?}", shown.out);
+    // Elsewhere a few plain lines say it.
+    user.ok(&["rm", "a"]);
+    let plain = user.shell("sh put");
+    assert_eq!(plain.code, 0, "{}", plain.err);
+    assert!(plain.err.starts_with("storing standard input (6 MiB)\ndone: 6 MiB in "), "{:?}", plain.err);
+    assert!(!plain.err.contains(['\r', '\u{1b}']), "{:?}", plain.err);
+}
+
 #[test]
 fn a_signal_stops_a_get_that_nobody_reads() {
     let user = User::new();
