@@ -51,9 +51,13 @@ impl DataDir {
         if let Some(mount) = mount_that_is_missing(path) {
             return Err(missing_mount(path, &mount));
         }
-        if create && !require_marker {
+        if create && !require_marker && !path.exists() {
             // What cannot be created cannot be opened either, and that says why.
             let _ = std::fs::create_dir_all(path);
+            // Blobs are no more durable than the names of the directories above them.
+            for parent in path.ancestors().skip(1) {
+                let _ = File::open(parent).and_then(|parent| parent.sync_all());
+            }
         }
         let mut dir = Self { path: path.to_owned(), priority, marked: false };
         let open = dir.open()?;
@@ -108,10 +112,12 @@ fn unescaped(field: &str) -> PathBuf {
     path.into()
 }
 
+/// Creates a directory where it is missing, and makes its name durable: what will be in it is no use without.
 fn make_dir(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
     match fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => fs::fsync(dir),
         Err(Errno::EXIST) => Ok(()),
-        outcome => outcome,
+        Err(errno) => Err(errno),
     }
 }
 
@@ -162,8 +168,7 @@ impl OpenDir {
             make_dir(&self.fd, PRIVATE)?;
             let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
             fs::fsync(open_or_create(&private, MARKER, OFlags::WRONLY)?)?;
-            fs::fsync(private)?;
-            fs::fsync(&self.fd)
+            fs::fsync(private)
         };
         match make() {
             Ok(()) => Ok(true),

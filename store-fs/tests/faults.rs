@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 31] = [
+    let tests: [Test; 32] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -37,6 +37,7 @@ fn main() {
         ("bytes_are_durable_before_the_name_and_the_name_before_success_named", || {
             durable_order("directory")
         }),
+        ("metadata_beside_the_blob_are_durable_before_its_name", sidecar_order),
         ("a_failing_fsync_of_the_blob_keeps_nothing", || failing_call("fsync", "EIO", 1, "internal")),
         ("a_failing_fsync_of_the_directory_keeps_nothing", || failing_call("fsync", "EIO", 2, "internal")),
         ("a_failing_link_keeps_nothing", || failing_call("linkat", "EIO", 1, "internal")),
@@ -232,16 +233,12 @@ fn strace(task: &str, arguments: &[&str]) -> Result<Output, String> {
 /// The calls of a put in the order in which the kernel saw them end.
 fn durable_order(staging: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    let trace = dir.path().join("trace");
     let data = dir.path().join("data");
     let calls = "trace=pwrite64,fsync,fdatasync,linkat,fsetxattr,ftruncate";
     let task = format!("put {} {staging} 9000000", data.display());
-    let output = strace(&task, &["-y", "-e", calls, "-o", trace.to_str().unwrap()])?;
-    check(String::from_utf8_lossy(&output.stdout).contains("ok"), format!("{output:?}"))?;
-
-    let trace = std::fs::read_to_string(&trace).unwrap();
-    // An unfinished call is listed again when it ends; only then does its place count.
-    let lines: Vec<&str> = trace.lines().filter(|line| !line.contains("<unfinished")).collect();
+    let (printed, lines) = traced(&task, &["-e", calls])?;
+    check(printed == "ok", format!("{printed}: {lines:?}"))?;
+    let trace = lines.join("\n");
     let place = |what: &str, from: usize| {
         lines.iter().skip(from).position(|line| line.contains(what)).map(|at| at + from)
     };
@@ -257,11 +254,61 @@ fn durable_order(staging: &str) -> Outcome {
     check(!lines[sync_directory].contains("blob"), format!("the directory is what is synced last:\n{trace}"))
 }
 
+/// A task under strace: what it printed, and the calls in the order in which the kernel saw them end.
+fn traced(task: &str, arguments: &[&str]) -> Result<(String, Vec<String>), String> {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let output = strace(task, &[arguments, &["-y", "-o", trace.path().to_str().unwrap()]].concat())?;
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let (mut calls, mut unfinished) = (Vec::new(), BTreeMap::new());
+    for line in std::fs::read_to_string(trace.path()).unwrap().lines() {
+        let (thread, call) = line.split_once(' ').unwrap_or_default();
+        let call = call.trim_start();
+        if let Some(begun) = call.strip_suffix("<unfinished ...>") {
+            unfinished.insert(thread.to_owned(), begun.trim_end().to_owned());
+        } else if let Some((_, end)) = call.split_once(" resumed>") {
+            calls.push(unfinished.remove(thread).unwrap_or_default() + end);
+        } else {
+            calls.push(call.to_owned());
+        }
+    }
+    Ok((printed, calls))
+}
+
+/// On a file system without extended attributes.
+fn sidecar_order() -> Outcome {
+    let mounted = Mounted::new(&["-t", "ramfs", "none"])?;
+    for staging in ["unnamed", "directory"] {
+        let data = mounted.path.join(staging);
+        let task = format!("put {} {staging} 100000", data.display());
+        let (printed, calls) = traced(&task, &["-e", "trace=mkdirat,write,fsync,linkat"])?;
+        check(printed == "ok", format!("{staging}: {printed}"))?;
+        let data = data.display();
+        let (private, meta) = (format!("<{data}/.imagestore>"), format!("<{data}/.imagestore/meta>"));
+        let sidecar = format!("<{data}/.imagestore/meta/blob.");
+        let place = |call: &str, what: &str| {
+            let found = calls.iter().rposition(|line| line.contains(call) && line.contains(what));
+            found.ok_or_else(|| format!("{staging}: no {call} of {what} in\n{}", calls.join("\n")))
+        };
+        let order = [
+            place("mkdirat(", "\"meta\"")?,
+            place("fsync(", &private)?,
+            place("write(", &sidecar)?,
+            place("fsync(", &sidecar)?,
+            place("fsync(", &meta)?,
+            place("linkat(", "\"blob\"")?,
+            place("fsync(", &format!("<{data}>"))?,
+        ];
+        check(order.is_sorted(), format!("{staging}: {order:?} of\n{}", calls.join("\n")))?;
+    }
+    Ok(())
+}
+
 /// The `nth` such call of a put fails.
 fn failing_call(call: &str, errno: &str, nth: usize, kind: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    // The marker is made, and synced, before anything is traced.
+    // The store's own directories are made, and synced, before anything is traced.
     store_exists(dir.path())?;
+    std::fs::create_dir(dir.path().join(".imagestore/staging")).unwrap();
     for staging in ["unnamed", "directory"] {
         let task = format!("put {} {staging} {MANY}", dir.path().display());
         let inject = format!("inject={call}:error={errno}:when={nth}");
