@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 32] = [
+    let tests: [Test; 33] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -59,6 +59,7 @@ fn main() {
         ("damaged_metadata_is_corrupt", damaged_metadata),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
         ("two_directories_keep_an_id_once", two_directories),
+        ("a_lost_directory_hides_no_blob_of_the_others", lost_directory),
         ("blobs_get_the_configured_mode_and_group", mode_and_group),
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
@@ -723,6 +724,86 @@ fn two_directories() -> Outcome {
         }
         let total = text(prefers_small.capacity().await)?.total;
         check(total > 8 << 20, "the capacity is that of both")
+    })
+}
+
+/// One of two directories is gone when the store is opened, or goes afterwards; nothing may say that a blob is not there
+/// which may lie in it, and no second blob of an id may come into being.
+fn lost_directory() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, lost, away) =
+        (dir.path().join("kept"), dir.path().join("a-lost-one"), dir.path().join("away"));
+    let config = |staging: &str| -> Result<FsConfig, String> {
+        let more = format!("create=false\nstaging='{staging}'\nrequire_marker=true");
+        let settings = format!(
+            "[stores.a]\ntype='fs'\n{more}\ndirectories=[{{path='{}', priority=9}}, {{path='{}'}}]",
+            lost.display(),
+            kept.display()
+        );
+        text(Settings::parse(&settings).and_then(|settings| settings.section("a")?.backend()))
+    };
+    let open = |staging: &str| -> Result<Store, String> {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        Ok(Store::new("a", Arc::new(text(FsBackend::open(&config(staging)?))?), options))
+    };
+    for path in [&kept, &lost] {
+        std::fs::create_dir_all(path.join(".imagestore")).unwrap();
+        std::fs::write(path.join(".imagestore/marker"), "").unwrap();
+    }
+    let id = |text: &str| -> BlobId { text.parse().unwrap() };
+    runtime().block_on(async {
+        let one = store(FsConfig::new(&kept))?;
+        let here = text(one.put(&id("here"), source(1000), Expect::new()).await)?.location;
+        let before = open("directory")?;
+        let there = text(before.put(&id("there"), source(1000), Expect::new()).await)?.location;
+        check(lost.join("there").exists(), "priority")?;
+        std::fs::create_dir_all(kept.join(".imagestore/staging")).unwrap();
+        std::fs::rename(&lost, &away).unwrap();
+
+        let after = open("auto")?;
+        for store in [&before, &after] {
+            std::fs::write(kept.join(".imagestore/staging/x.0123"), "left by a killed process").unwrap();
+            check(text(store.locate(&id("here")).await)? == here, "a blob of the other directory is found")?;
+            text(store.verify(&here, |_| {}).await)?;
+            kind_is(
+                store.locate(&id("there")).await,
+                ErrorKind::Unavailable,
+                "a blob that may be in the lost one",
+            )?;
+            kind_is(store.stat(&there).await, ErrorKind::Unavailable, "a location in the lost one")?;
+            kind_is(store.delete(&there).await, ErrorKind::Unavailable, "a deletion in the lost one")?;
+            let put = store.put(&id("there"), source(1000), Expect::new()).await;
+            kind_is(put, ErrorKind::Unavailable, "an id that may be taken")?;
+            let mut entries = store.list();
+            let first = text(entries.try_next().await)?.ok_or("nothing is listed")?;
+            check(first.location == here, "the blobs that are there are listed")?;
+            let error = entries.try_next().await.err().ok_or("the list says that it is whole")?;
+            check(
+                error.to_string().contains(lost.to_str().unwrap()),
+                format!("the lost one is named: {error}"),
+            )?;
+            check(error.kind() == ErrorKind::Unavailable && error.hint().is_some(), format!("{error:?}"))?;
+            kind_is(store.sweep(Duration::ZERO).await, ErrorKind::Unavailable, "a sweep")?;
+            check(!kept.join(".imagestore/staging/x.0123").exists(), "the other directory is swept")?;
+            kind_is(store.capacity().await, ErrorKind::Unavailable, "the capacity")?;
+        }
+        check(!lost.exists(), "something was written in the place of the lost one")?;
+        std::fs::create_dir(&lost).unwrap();
+        kind_is(after.locate(&id("there")).await, ErrorKind::Unavailable, "a bare mount point")?;
+        std::fs::remove_dir(&lost).unwrap();
+        std::fs::rename(&away, &lost).unwrap();
+        for store in [&before, &after] {
+            check(text(store.locate(&id("there")).await)? == there, "it is back")?;
+            let again = BlobId::random();
+            let blob = text(store.put(&again, source(1000), Expect::new()).await)?;
+            check(lost.join(again.as_str()).exists(), "the preferred one is used again")?;
+            text(store.delete(&blob.location).await)?;
+        }
+        // With none of them there is no store.
+        std::fs::rename(&lost, dir.path().join("b")).unwrap();
+        std::fs::rename(&kept, dir.path().join("c")).unwrap();
+        kind_is(FsBackend::open(&config("auto")?), ErrorKind::Unavailable, "no directory at all")
     })
 }
 
