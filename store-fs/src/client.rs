@@ -645,6 +645,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_that_a_lost_request_gave_is_no_rivals() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FsConfig::new(dir.path());
+        let directory = Directory { path: dir.path().to_owned(), priority: 0 };
+        let open = DataDir::new(directory, &config).open().unwrap();
+        let stage = |id: &BlobId| open.stage(id, true, false).unwrap();
+        let id: BlobId = "blob".parse().unwrap();
+        let (ours, rival) = (stage(&id), stage(&id));
+        // The server of a share has made the link, but its reply was lost; the client asks again.
+        let (staging, name) = ours.name.as_ref().unwrap();
+        fs::linkat(staging, &**name, &open.fd, id.as_str(), AtFlags::empty()).unwrap();
+        assert!(open.publish(&id, &ours, 0, &Meta::new(0)).is_ok());
+        assert!(matches!(open.publish(&id, &rival, 0, &Meta::new(0)), Err(Publish::Taken)));
+        open.discard(&id, &rival);
+        open.unstage(&ours);
+        assert!(open.is_named(&id, &ours.file), "the rival took the name away");
+    }
+
+    #[test]
     fn a_mount_that_is_missing_is_found_in_fstab() {
         let fstab = "# /dev/sdz /srv/gone ext4\n/dev/sda1 / ext4 defaults 0 1\nnfs:/a /srv/images nfs4 noauto\n\
                      nfs:/b\t/srv/two\\040words nfs4 defaults\nUUID=1 none swap sw 0 0\nbroken\n";

@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 33] = [
+    let tests: [Test; 35] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -38,6 +38,8 @@ fn main() {
             durable_order("directory")
         }),
         ("metadata_beside_the_blob_are_durable_before_its_name", sidecar_order),
+        ("without_hard_links_a_rename_that_replaces_nothing_commits", without_links),
+        ("copies_within_a_file_system_are_left_to_the_kernel", kernel_copies),
         ("a_failing_fsync_of_the_blob_keeps_nothing", || failing_call("fsync", "EIO", 1, "internal")),
         ("a_failing_fsync_of_the_directory_keeps_nothing", || failing_call("fsync", "EIO", 2, "internal")),
         ("a_failing_link_keeps_nothing", || failing_call("linkat", "EIO", 1, "internal")),
@@ -88,6 +90,19 @@ fn child(task: &str) {
                 store.get(&at, ..).await.map(drop)
             }
             "put" => store.put(&"blob".parse()?, source(size), Expect::new()).await.map(drop),
+            "copy" => {
+                let at = store.locate(&"blob".parse()?).await?;
+                store.copy(&at, &"copy".parse()?, |_| ()).await.map(drop)
+            }
+            // Another blob gets the id, the one that was put aside, after the upload began.
+            "rival" => {
+                let mut upload = store.upload(&"blob".parse()?, Expect::new()).await?;
+                let pieces: Vec<Bytes> = source(size).try_collect().await?;
+                upload.write(Bytes::from(pieces.concat())).await?;
+                let rename = std::fs::rename(format!("{directory}/aside"), format!("{directory}/blob"));
+                rename.expect("the test put it there");
+                upload.finish().await.map(drop)
+            }
             _ => loop {
                 println!("begin");
                 let blob = store.put(&BlobId::random(), source(size), Expect::new()).await?;
@@ -300,6 +315,70 @@ fn sidecar_order() -> Outcome {
             place("fsync(", &format!("<{data}>"))?,
         ];
         check(order.is_sorted(), format!("{staging}: {order:?} of\n{}", calls.join("\n")))?;
+    }
+    Ok(())
+}
+
+/// As on file systems that have no hard links.
+fn without_links() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    store_exists(dir.path())?;
+    let task = format!("put {} directory 100000", dir.path().display());
+    for errno in ["EPERM", "EOPNOTSUPP", "EMLINK"] {
+        let inject = format!("inject=linkat:error={errno}");
+        let arguments = ["-e", "trace=linkat,renameat2", "-e", &inject];
+        let (printed, calls) = traced(&task, &arguments)?;
+        check(printed == "ok", format!("{errno}: {printed}"))?;
+        let renamed = calls.iter().any(|call| call.contains("RENAME_NOREPLACE) = 0"));
+        check(renamed, format!("{errno}: {}", calls.join("\n")))?;
+        // Another upload under the same id must not replace it. Uploads that begin while it is there are refused before.
+        let before = std::fs::metadata(dir.path().join("blob")).unwrap().ino();
+        runtime().block_on(async {
+            let store = store(named(dir.path(), Staging::Directory))?;
+            let at = text(store.locate(&"blob".parse().unwrap()).await)?;
+            text(store.verify(&at, |_| {}).await)?;
+            std::fs::rename(dir.path().join("blob"), dir.path().join("aside")).unwrap();
+            Ok::<_, String>(())
+        })?;
+        let rival = format!("rival {} directory 100000", dir.path().display());
+        let (printed, calls) = traced(&rival, &arguments)?;
+        check(printed == "already_exists", format!("{errno}: a rival's end is {printed}"))?;
+        check(
+            calls.iter().any(|call| call.contains("renameat2") && call.contains("EEXIST")),
+            calls.join("\n"),
+        )?;
+        check(std::fs::metadata(dir.path().join("blob")).unwrap().ino() == before, "the blob was replaced")?;
+        std::fs::remove_file(dir.path().join("blob")).unwrap();
+        check(files(dir.path()).is_empty(), format!("left are {:?}", files(dir.path())))?;
+    }
+    Ok(())
+}
+
+fn kernel_copies() -> Outcome {
+    const SIZE: u64 = 40_000_000;
+    for (mkfs, shares) in [("mkfs.xfs", true), ("mkfs.ext4", false)] {
+        let mounted = Mounted::loopback(&[mkfs, "-q"], 320 << 20)?;
+        let data = mounted.path.join("data");
+        let put = command(&this(), &format!("put {} auto {SIZE}", data.display()), &[]).output().unwrap();
+        check(String::from_utf8_lossy(&put.stdout).trim() == "ok", format!("{put:?}"))?;
+        let task = format!("copy {} auto 0", data.display());
+        let (printed, calls) = traced(&task, &["-e", "trace=ioctl,copy_file_range,pread64,pwrite64"])?;
+        check(printed == "ok", format!("{mkfs}: {printed}"))?;
+        let all = calls.join("\n");
+        // Without those of the process's own start.
+        let calls: Vec<_> = calls.iter().filter(|line| line.contains(data.to_str().unwrap())).collect();
+        let of = |call: &str| calls.iter().filter(|line| line.contains(call)).collect::<Vec<_>>();
+        check(of("pread64").is_empty() && of("pwrite64").is_empty(), format!("{mkfs}: bytes pass:\n{all}"))?;
+        let shared = of("FICLONE").iter().any(|line| line.ends_with("= 0"));
+        let copied: u64 = of("copy_file_range")
+            .iter()
+            .filter_map(|line| line.rsplit("= ").next()?.parse::<u64>().ok())
+            .sum();
+        check((shared, copied) == (shares, if shares { 0 } else { SIZE }), format!("{mkfs}:\n{all}"))?;
+        check(
+            std::fs::read(data.join("blob")).unwrap() == std::fs::read(data.join("copy")).unwrap(),
+            "bytes",
+        )?;
     }
     Ok(())
 }
@@ -883,11 +962,12 @@ fn holes() -> Outcome {
     Ok(())
 }
 
-/// How much of a file the page cache holds, as `fincore` tells.
+/// How much of a file the page cache holds, as `fincore` tells: with direct I/O nothing, else what may lie there before it
+/// is written out, and what is being written then.
 fn page_cache() -> Outcome {
-    let dir = tempfile::tempdir().unwrap();
-    for direct_io in [true, false] {
-        let mut config = FsConfig::new(dir.path().join(direct_io.to_string()));
+    let mounted = Mounted::loopback(&["mkfs.ext4", "-q"], 640 << 20)?;
+    for (direct_io, most) in [(true, 1 << 20), (false, 130 << 20)] {
+        let mut config = FsConfig::new(mounted.path.join(direct_io.to_string()));
         config.direct_io = direct_io;
         let path = config.path.clone().unwrap().join("blob");
         runtime().block_on(async {
@@ -900,7 +980,7 @@ fn page_cache() -> Outcome {
         output.stdout.as_slice().read_to_string(&mut resident).unwrap();
         let resident: u64 = resident.trim().parse().map_err(|e| format!("fincore says {resident:?}: {e}"))?;
         check(
-            resident <= 130 << 20,
+            resident <= most,
             format!("direct_io = {direct_io}: {resident} of 200 MiB are in the page cache"),
         )?;
     }
