@@ -683,6 +683,39 @@ fn mistakes_in_the_configuration_name_key_and_line() {
 }
 
 #[test]
+fn a_lost_directory_is_named_and_hides_nothing_else() {
+    let user = User::new();
+    let (kept, lost) = (user.path("kept"), user.path("lost"));
+    let config = format!(
+        "[stores.two]\ntype = 'fs'\ncreate = false\nretry.attempts = 1\n\
+         directories = [{{ path = '{}', priority = 1 }}, {{ path = '{}' }}]\n",
+        kept.display(),
+        lost.display()
+    );
+    user.write("two.toml", config.as_bytes());
+    user.write("a", b"an image");
+    let run = |args: &[&str]| user.run(&[&["--config", "two.toml"], args].concat());
+    fs::create_dir(&kept).unwrap();
+    fs::create_dir(&lost).unwrap();
+    assert_eq!(run(&["put", "a", "--id", "a"]).code, 0);
+    fs::remove_dir_all(&lost).unwrap();
+
+    assert_eq!(run(&["get", "a"]).out, "an image");
+    for args in [&["put", "a", "--id", "b"][..], &["stat", "b"], &["sweep"], &["stores"]] {
+        let refused = run(args);
+        assert_eq!(refused.code, 12, "{}", refused.err);
+        assert!(refused.err.contains(lost.to_str().unwrap()), "{}", refused.err);
+        assert!(refused.err.contains("\nhint: mount it; "), "{}", refused.err);
+    }
+    let list = run(&["ls"]);
+    assert_eq!((list.code, &*list.out), (12, "a\n"), "{}", list.err);
+    assert!(list.err.contains("WARN") && list.err.contains(lost.to_str().unwrap()), "{}", list.err);
+    let list = run(&["ls", "--json"]);
+    let error: Value = serde_json::from_str(&list.err).unwrap();
+    assert_eq!(error["error"]["kind"], "unavailable");
+}
+
+#[test]
 fn an_unknown_store_lists_the_known_ones() {
     let user = User::new();
     let ran = user.run(&["ls", "--store", "fsat"]);
