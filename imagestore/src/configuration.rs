@@ -74,6 +74,14 @@ impl Origin {
         match self.path() {
             Some(path) => Settings::load(path, variables).map_err(|error| match self {
                 Self::Variable(_) => error.with_hint(format!("{CONFIG_VARIABLE} names this file")),
+                Self::Named(path) if !path.exists() => error.with_hint(format!(
+                    "check the path; where none is given, {} is read",
+                    Self::places()
+                        .iter()
+                        .map(|path| path.display().to_string())
+                        .collect::<Vec<_>>()
+                        .join(" or ")
+                )),
                 _ => error,
             }),
             None => Settings::parse_with(&built_in()?, variables),

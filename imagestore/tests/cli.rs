@@ -280,6 +280,48 @@ fn each_kind_of_error_has_its_exit_code() {
 }
 
 #[test]
+fn errors_say_what_to_do_next() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.write("empty", b"");
+    user.ok(&["put", "a", "--id", "a", "--store", "slow"]);
+    user.ok(&["put", "empty", "--id", "empty", "--store", "slow"]);
+    let long = "n".repeat(300);
+    for (args, message, hint) in [
+        (&["put", "a", "--id", "a", "--store", "slow"][..], "put a: ", "imagestore rm a --store slow"),
+        (&["put", "nosuch"], "cannot read nosuch: ", "check the path; `-` reads standard input"),
+        (&["get", "a", "no/such/x", "--store", "slow"], "cannot write no/such/x: ", "no directory no/such:"),
+        (&["get", "a", "a/x", "--store", "slow"], "cannot write a/x: ", "a is no directory"),
+        (&["get", "a", &long, "--store", "slow"], "cannot write nnn", "choose a shorter name"),
+        (&["get", "a", "/sys/x", "--store", "slow"], "cannot write /sys/x: ", "check owner and mode"),
+        (
+            &["get", "a", "--range", "8-8", "--store", "slow"],
+            "not within the blob's 8 bytes",
+            "the first byte is 0, the last one 7",
+        ),
+        (&["get", "empty", "--range", "0-0", "--store", "slow"], "blob's 0 bytes", "the blob is empty"),
+        (
+            &["--config", "nosuch.toml", "ls"],
+            "nosuch.toml: No such file",
+            "/etc/imagestore/imagestore.toml is",
+        ),
+        (
+            &["inspect", "nosuch"],
+            "nosuch is neither a file nor an image",
+            "check the name; to look in another",
+        ),
+        (&["inspect", "nosuch", "--store", "slow"], "there is no blob nosuch", "add --store with one of"),
+        (&["inspect", "./nosuch"], "cannot read ./nosuch: ", "check the path"),
+    ] {
+        let ran = user.run(args);
+        assert_ne!(ran.code, 0, "{args:?}");
+        let (error, next) = ran.err.split_once("\nhint: ").unwrap_or((&ran.err, ""));
+        assert!(error.contains(message), "{args:?}: {}", ran.err);
+        assert!(next.contains(hint), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
 fn json_is_all_there_is_on_standard_output() {
     let user = User::new();
     user.write("a", b"an image");
@@ -432,6 +474,28 @@ fn what_a_killed_put_leaves_is_swept() {
     assert_eq!(files(&user.path("fast/.imagestore/staging")), [] as [PathBuf; 0]);
 }
 
+/// `script` of bsdutils gives the command a terminal.
+#[test]
+fn a_terminal_shows_how_far_a_transfer_has_come() {
+    let user = User::new();
+    user.write("half", &noise(3 << 20));
+    let put = "(cat half; sleep 1; cat half) | \"$IMAGESTORE\" put - --id a --size 6MiB";
+    user.write("put", put.as_bytes());
+    let shown = user.shell("TERM=xterm script --quiet --return --echo never --command 'sh put' /dev/null");
+    assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
+    let bars: Vec<&str> =
+        shown.out.split(['\r', '\n']).filter(|part| part.contains("storing standard")).collect();
+    let half = bars.iter().find(|bar| bar.contains("3.00 MiB of 6.00 MiB, "));
+    assert!(half.is_some_and(|bar| bar.contains("/s, ") && bar.contains(" left")), "{:?}", shown.out);
+    assert!(!shown.out.contains("done: "), "{:?}", shown.out);
+    // Elsewhere a few plain lines say it.
+    user.ok(&["rm", "a"]);
+    let plain = user.shell("sh put");
+    assert_eq!(plain.code, 0, "{}", plain.err);
+    assert!(plain.err.starts_with("storing standard input (6 MiB)\ndone: 6 MiB in "), "{:?}", plain.err);
+    assert!(!plain.err.contains(['\r', '\u{1b}']), "{:?}", plain.err);
+}
+
 #[test]
 fn a_signal_stops_a_get_that_nobody_reads() {
     let user = User::new();
@@ -577,7 +641,22 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     let check = user.run(&["--config", "my.toml", "config", "check"]);
     assert_eq!((check.code, &*check.out), (6, "valid  good (fs)\n"), "{}", check.err);
     assert!(check.err.contains("store near: configure: my.toml line 6"), "{}", check.err);
-    assert!(check.err.contains("store none: configure: `path` names the data directory"), "{}", check.err);
+    assert!(check.err.contains("store none: configure: my.toml line 7: `path` is missing"), "{}", check.err);
+    let both = "path = '/srv/a'\ndirectories = [{ path = '/srv/b' }]\n";
+    let twice = "directories = [{ path = '/srv/b' }, { path = '/srv/b' }]\n";
+    for (keys, expected) in [
+        (both, "my.toml line 6: `path` and `directories` exclude each other"),
+        (twice, "my.toml line 6: `directories` names /srv/b twice"),
+        ("path = '/srv/a'\nmax_transfers = 0\n", "my.toml line 7: `max_transfers`: "),
+        ("path = '/srv/a'\ntimeout.call = '0s'\n", "my.toml line 7: `timeout.call`: "),
+    ] {
+        config(&format!("{good}[stores.bad]\ntype = 'fs'\n{keys}"));
+        for args in [&["config", "check"][..], &["ls", "--store", "bad"]] {
+            let bad = user.run(&[&["--config", "my.toml"], args].concat());
+            assert_eq!(bad.code, 6, "{}", bad.err);
+            assert!(bad.err.contains(expected), "{expected}: {}", bad.err);
+        }
+    }
 
     // Whoever comes from Glance knows other names.
     config(&format!("{good}[stores.theirs]\ntype = 'filesystem'\n"));
@@ -589,7 +668,7 @@ fn mistakes_in_the_configuration_name_key_and_line() {
     config("defualt = 'x'");
     let broken = user.run(&["--config", "my.toml", "ls"]);
     assert_eq!(broken.code, 6);
-    assert!(broken.err.contains("my.toml line 1: unknown field `defualt`"), "{}", broken.err);
+    assert!(broken.err.contains("my.toml line 1: unknown key `defualt`"), "{}", broken.err);
     // What needs no store does not mind.
     assert_eq!(user.run(&["--config", "my.toml", "inspect", "my.toml"]).code, 0);
 
@@ -601,6 +680,39 @@ fn mistakes_in_the_configuration_name_key_and_line() {
         "{}",
         missing.err
     );
+}
+
+#[test]
+fn a_lost_directory_is_named_and_hides_nothing_else() {
+    let user = User::new();
+    let (kept, lost) = (user.path("kept"), user.path("lost"));
+    let config = format!(
+        "[stores.two]\ntype = 'fs'\ncreate = false\nretry.attempts = 1\n\
+         directories = [{{ path = '{}', priority = 1 }}, {{ path = '{}' }}]\n",
+        kept.display(),
+        lost.display()
+    );
+    user.write("two.toml", config.as_bytes());
+    user.write("a", b"an image");
+    let run = |args: &[&str]| user.run(&[&["--config", "two.toml"], args].concat());
+    fs::create_dir(&kept).unwrap();
+    fs::create_dir(&lost).unwrap();
+    assert_eq!(run(&["put", "a", "--id", "a"]).code, 0);
+    fs::remove_dir_all(&lost).unwrap();
+
+    assert_eq!(run(&["get", "a"]).out, "an image");
+    for args in [&["put", "a", "--id", "b"][..], &["stat", "b"], &["sweep"], &["stores"]] {
+        let refused = run(args);
+        assert_eq!(refused.code, 12, "{}", refused.err);
+        assert!(refused.err.contains(lost.to_str().unwrap()), "{}", refused.err);
+        assert!(refused.err.contains("\nhint: mount it; "), "{}", refused.err);
+    }
+    let list = run(&["ls"]);
+    assert_eq!((list.code, &*list.out), (12, "a\n"), "{}", list.err);
+    assert!(list.err.contains("WARN") && list.err.contains(lost.to_str().unwrap()), "{}", list.err);
+    let list = run(&["ls", "--json"]);
+    let error: Value = serde_json::from_str(&list.err).unwrap();
+    assert_eq!(error["error"]["kind"], "unavailable");
 }
 
 #[test]

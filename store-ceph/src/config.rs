@@ -237,6 +237,10 @@ impl CephConfig {
 impl Config for CephConfig {
     const TYPE: &'static str = "ceph";
 
+    fn check(&self) -> Result<()> {
+        Self::check(self)
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(CephBackend::connect(&self).await?))
     }

@@ -43,6 +43,8 @@ pub struct Settings {
 pub struct Section {
     source: Arc<Source>,
     name: String,
+    /// Where the text begins to speak of it.
+    at: usize,
     kind: String,
     /// Where the text says so.
     kind_at: usize,
@@ -60,6 +62,9 @@ struct Source {
 pub const ENV_PREFIX: &str = "IMAGESTORE_";
 
 impl Settings {
+    /// What may stand at the top of a configuration.
+    const KEYS: [&'static str; 3] = ["default", "defaults", "stores"];
+
     /// Reads a configuration file, then lets `variables` override it.
     pub fn load(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
@@ -80,26 +85,20 @@ impl Settings {
     }
 
     fn from_source(source: Source) -> Result<Self> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Root {
-            #[serde(default)]
-            default: Option<String>,
-        }
         let source = Arc::new(source);
         let mut root = source.root()?;
+        source.only(&root, &Self::KEYS, "")?;
+        let default = match root.remove("default").map(|value| (value.span().start, value.into_inner())) {
+            None => None,
+            Some((at, DeValue::String(name))) => Some((at, name.into_owned())),
+            Some((at, _)) => return Err(source.wrong(at, "`default` must be the name of a store")),
+        };
         let defaults = source.take_table(&mut root, "defaults")?;
-        if let Some((key, _)) =
-            defaults.iter().find(|(key, _)| !Options::KEYS.contains(&key.get_ref().as_ref()))
-        {
-            let (known, unknown) = (Options::KEYS.join("`, `"), key.get_ref());
-            let message = format!("unknown key `{unknown}` in `[defaults]`, expected one of `{known}`");
-            return Err(source.wrong(key.span().start, &message));
-        }
+        source.only(&defaults, &Options::KEYS, " in `[defaults]`")?;
         let mut stores = BTreeMap::new();
-        for (name, value) in source.take_table(&mut root, "stores")? {
-            let at = value.span().start;
-            let name = name.into_inner().into_owned();
+        for (key, value) in source.take_table(&mut root, "stores")? {
+            let at = key.span().start;
+            let name = key.into_inner().into_owned();
             let DeValue::Table(table) = value.into_inner() else {
                 return Err(source.wrong(at, &format!("`stores.{name}` must be a table")));
             };
@@ -110,15 +109,15 @@ impl Settings {
                 }
                 None => return Err(source.wrong(at, &format!("store `{name}` has no `type`"))),
             };
-            stores.insert(name.clone(), Section { source: Arc::clone(&source), name, kind, kind_at });
+            stores.insert(name.clone(), Section { source: Arc::clone(&source), name, at, kind, kind_at });
         }
-        let Root { default } = source.read(root)?;
-        if let Some(name) = default.as_ref().filter(|name| !stores.contains_key(*name)) {
+        if let Some((at, name)) = default.as_ref().filter(|(_, name)| !stores.contains_key(name)) {
             let known: Vec<&str> = stores.keys().map(String::as_str).collect();
-            let message =
-                format!("`default` names the store {name:?}, but the stores are: {}", known.join(", "));
-            return Err(Error::new(ErrorKind::Invalid, format!("{}: {message}", source.name())));
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let message = format!("`default` names the store {name:?}, but the stores are: {known}");
+            return Err(source.wrong(*at, &message));
         }
+        let default = default.map(|(_, name)| name);
         Ok(Self { default, stores })
     }
 
@@ -161,12 +160,26 @@ impl Section {
 
     /// The settings that every store understands.
     pub fn options(&self) -> Result<Options> {
-        self.split().and_then(|(options, _)| self.source.read(options)).map_err(|error| self.named(error))
+        let read = self.split().and_then(|(options, _)| self.source.read(options, self.at));
+        read.map_err(|error| self.named(error))
     }
 
     /// The backend's own settings.
     pub fn backend<C: DeserializeOwned>(&self) -> Result<C> {
-        self.split().and_then(|(_, own)| self.source.read(own)).map_err(|error| self.named(error))
+        let read = self.split().and_then(|(_, own)| self.source.read(own, self.at));
+        read.map_err(|error| self.named(error))
+    }
+
+    /// Adds the line to the error of a check of the backend's settings: that of the first key which the message names in
+    /// backticks and which is there, else the store's own.
+    pub(crate) fn placed(&self, error: Error) -> Error {
+        let line_of = |own: &DeTable<'_>| {
+            let named = error.message().split('`').skip(1).step_by(2);
+            named.filter_map(|name| own.get_key_value(name)).map(|(key, _)| key.span().start).next()
+        };
+        let at = self.split().ok().and_then(|(_, own)| line_of(&own));
+        let message = format!("{}: {}", self.source.place(at.unwrap_or(self.at)), error.message());
+        error.reworded(message)
     }
 
     /// What every store understands, defaults filled in, and what is the backend's own.
@@ -200,11 +213,22 @@ impl fmt::Debug for Section {
 impl Source {
     /// The whole configuration, with what variables override.
     fn root(&self) -> Result<DeTable<'_>> {
-        let mut root = DeTable::parse(&self.text).map_err(|e| self.error(&e))?.into_inner();
-        for (path, value) in &self.overrides {
-            apply(&mut root, path, value)?;
+        let mut root = DeTable::parse(&self.text).map_err(|e| self.error(&e, 0))?.into_inner();
+        for (index, (path, value)) in self.overrides.iter().enumerate() {
+            // No place of the text is behind its end: there the variables have theirs.
+            apply(&mut root, path, value, self.text.len() + 1 + index)?;
         }
         Ok(root)
+    }
+
+    /// Refuses a table with other keys than the `known` ones.
+    fn only(&self, table: &DeTable<'_>, known: &[&str], in_table: &str) -> Result<()> {
+        let Some((key, _)) = table.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref())) else {
+            return Ok(());
+        };
+        let (known, unknown) = (known.join("`, `"), key.get_ref());
+        let message = format!("unknown key `{unknown}`{in_table}, expected one of `{known}`");
+        Err(self.wrong(key.span().start, &message))
     }
 
     /// Takes the table `key` out of `root`; a missing one is an empty one.
@@ -216,13 +240,13 @@ impl Source {
         }
     }
 
-    /// Turns a table into typed settings.
-    fn read<T: DeserializeOwned>(&self, table: DeTable<'_>) -> Result<T> {
-        let deserializer = toml::Deserializer::from(Spanned::new(0..0, table));
-        T::deserialize(deserializer).map_err(|e| self.error(&e))
+    /// Turns a table into typed settings; `at` is where it begins, and where what is missing is missed.
+    fn read<T: DeserializeOwned>(&self, table: DeTable<'_>, at: usize) -> Result<T> {
+        let deserializer = toml::Deserializer::from(Spanned::new(at..at, table));
+        T::deserialize(deserializer).map_err(|e| self.error(&e, at))
     }
 
-    fn error(&self, error: &toml::de::Error) -> Error {
+    fn error(&self, error: &toml::de::Error, at: usize) -> Error {
         // `toml` quotes the line, which may hold a secret; the message alone names the key.
         let shown = error.to_string();
         let key =
@@ -233,16 +257,22 @@ impl Source {
             }
             _ => error.message().to_owned(),
         };
-        match error.span() {
-            Some(span) if span != (0..0) => self.wrong(span.start, &message),
-            _ => Error::new(ErrorKind::Invalid, format!("{}: {message}", self.name())),
-        }
+        self.wrong(error.span().map_or(at, |span| span.start), &message)
     }
 
     fn wrong(&self, at: usize, message: &str) -> Error {
-        let before = self.text.get(..at).unwrap_or(&self.text);
-        let line = 1 + before.matches('\n').count();
-        Error::new(ErrorKind::Invalid, format!("{} line {line}: {message}", self.name()))
+        Error::new(ErrorKind::Invalid, format!("{}: {message}", self.place(at)))
+    }
+
+    /// A line of the text, or a variable.
+    fn place(&self, at: usize) -> String {
+        match at.checked_sub(self.text.len() + 1).and_then(|index| self.overrides.get(index)) {
+            Some((path, _)) => format!("the variable {ENV_PREFIX}{path}"),
+            None => {
+                let before = self.text.get(..at).unwrap_or(&self.text);
+                format!("{} line {}", self.name(), 1 + before.matches('\n').count())
+            }
+        }
     }
 
     fn name(&self) -> String {
@@ -257,23 +287,23 @@ fn overrides(variables: impl IntoIterator<Item = (String, String)>) -> Vec<(Stri
 }
 
 /// Sets what a variable names: `STORES__FAST__PATH` is `stores.fast.path`. Store names match in any case, with `_`
-/// for `-`.
-fn apply<'a>(root: &mut DeTable<'a>, path: &str, value: &'a str) -> Result<()> {
+/// for `-`. What it sets is at the place `at`.
+fn apply<'a>(root: &mut DeTable<'a>, path: &str, value: &'a str, at: usize) -> Result<()> {
     let mut names = path.split("__").map(str::to_ascii_lowercase).peekable();
-    if !names.peek().is_some_and(|first| ["default", "defaults", "stores"].contains(&first.as_str())) {
+    if !names.peek().is_some_and(|first| Settings::KEYS.contains(&first.as_str())) {
         return Ok(()); // A variable of the command, such as IMAGESTORE_CONFIG.
     }
     let mut table = root;
     while let Some(name) = names.next() {
         let same = |key: &str| key.to_ascii_lowercase().replace('-', "_") == name;
         let key = table.keys().find(|key| same(key.get_ref())).cloned();
-        let key = key.unwrap_or_else(|| Spanned::new(0..0, name.into()));
+        let key = key.unwrap_or_else(|| Spanned::new(at..at, name.into()));
         if names.peek().is_none() {
             table.remove(key.get_ref().as_ref());
-            table.insert(key, parse_value(value));
+            table.insert(Spanned::new(at..at, key.into_inner()), parse_value(value, at));
             return Ok(());
         }
-        let entry = table.entry(key).or_insert_with(|| Spanned::new(0..0, DeValue::Table(DeTable::new())));
+        let entry = table.entry(key).or_insert_with(|| Spanned::new(at..at, DeValue::Table(DeTable::new())));
         let DeValue::Table(next) = entry.get_mut() else {
             let message = format!("the variable {ENV_PREFIX}{path} does not lead to a table");
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -283,10 +313,27 @@ fn apply<'a>(root: &mut DeTable<'a>, path: &str, value: &'a str) -> Result<()> {
     Ok(())
 }
 
-/// A variable's text as TOML where it is TOML, else as a string; without a place in the file.
-fn parse_value(text: &str) -> Spanned<DeValue<'_>> {
+/// A variable's text as TOML where it is TOML, else as a string; all of it at the place `at`.
+fn parse_value(text: &str, at: usize) -> Spanned<DeValue<'_>> {
     let value = DeValue::parse(text).map(Spanned::into_inner);
-    Spanned::new(0..0, value.unwrap_or_else(|_| DeValue::String(text.into())))
+    moved(value.unwrap_or_else(|_| DeValue::String(text.into())), at)
+}
+
+fn moved(value: DeValue<'_>, at: usize) -> Spanned<DeValue<'_>> {
+    let value = match value {
+        DeValue::Array(items) => {
+            DeValue::Array(items.into_iter().map(|item| moved(item.into_inner(), at)).collect())
+        }
+        DeValue::Table(items) => {
+            let mut table = DeTable::new();
+            for (key, item) in items {
+                table.insert(Spanned::new(at..at, key.into_inner()), moved(item.into_inner(), at));
+            }
+            DeValue::Table(table)
+        }
+        other => other,
+    };
+    Spanned::new(at..at, value)
 }
 
 /// A secret value of the configuration: `"text"`, `{ env = "VARIABLE" }` or `{ file = "/path" }`.
@@ -419,10 +466,32 @@ mod tests {
             ),
             ("[stores.a]\npath='p'", "configuration line 1: store `a` has no `type`"),
             ("[defaults]\npath='p'", "configuration line 2: unknown key `path` in `[defaults]`"),
-            ("defualt='a'", "configuration line 1: unknown field `defualt`"),
             (
-                "default='b'\n[stores.a]\ntype='x'",
-                "configuration: `default` names the store \"b\", but the stores are: a",
+                "\n[store.a]\ntype='x'\npath='p'",
+                "configuration line 2: unknown key `store`, expected one of `default`, `defaults`, `stores`",
+            ),
+            (
+                "\ndefault='b'\n[stores.a]\ntype='x'",
+                "configuration line 2: `default` names the store \"b\", but the stores are: a",
+            ),
+            (
+                "default='b'",
+                "configuration line 1: `default` names the store \"b\", but the stores are: none",
+            ),
+            ("default=1", "configuration line 1: `default` must be the name of a store"),
+            ("stores=1", "configuration line 1: `stores` must be a table"),
+            ("\n[stores.a]\ntype='x'", "configuration line 2: missing field `path`"),
+            (
+                "[stores.a]\ntype='x'\npath='p'\n\nmax_transfers=0",
+                "configuration line 5: `max_transfers`: invalid value: integer `0`, expected at least 1",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\nretry = { attempts = 0 }",
+                "configuration line 4: `retry.attempts`: invalid value: integer `0`, expected at least 1",
+            ),
+            (
+                "[stores.a]\ntype='x'\npath='p'\n[defaults.timeout]\ncall='0s'",
+                "configuration line 5: `timeout.call`: invalid value: string \"0s\", expected more than no time",
             ),
         ] {
             let error = match Settings::parse(text) {
@@ -478,6 +547,27 @@ mod tests {
         assert_eq!(Settings::parse_with("", none).unwrap().section("a").unwrap().kind(), "memory");
         let error = set(&[("IMAGESTORE_STORES__FAST_ONE__PATH__X", "1")]).unwrap_err();
         assert!(error.message().contains("IMAGESTORE_STORES__FAST_ONE__PATH__X"));
+        // A mistake that is no line's names its variable, though others stand around it.
+        for (name, value, expected) in [
+            ("STORES__FAST_ONE__PTH", "/x", "unknown field `pth`"),
+            ("STORES__FAST_ONE__MAX_TRANSFERS", "0", "`max_transfers`: invalid value"),
+            ("STORES__FAST_ONE__DIGESTS", "['md5', 'md6']", "`digests`: unknown digest \"md6\""),
+            ("STORES__FAST_ONE__TIMEOUT", "{ call = '1s', chunk = '' }", "`timeout.chunk`: invalid value"),
+            ("STORES__NEW__PATH", "/x", "store `new` has no `type`"),
+            ("STORES__FAST_ONE__TYPE", "3", "`type` of store `fast-one` must be a string"),
+            ("DEFAULT", "fats", "`default` names the store \"fats\""),
+            ("DEFAULTS__WIEGHT", "3", "unknown key `wieght` in `[defaults]`"),
+        ] {
+            let others = [("IMAGESTORE_STORES__FAST_ONE__WEIGHT", "1"), ("HOME", "/root")];
+            let name = format!("IMAGESTORE_{name}");
+            let read = set(&[&others[..], &[(&*name, value)]].concat()).and_then(|settings| {
+                let section = settings.section("fast-one")?;
+                section.options().and_then(|_| section.backend::<Backend>())
+            });
+            let expected = format!("the variable {name}: {expected}");
+            let error = read.unwrap_err();
+            assert!(error.message().starts_with(&expected), "{error} does not start with {expected}");
+        }
         let error = Settings::load(&dir.path().join("missing"), []).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }

@@ -168,6 +168,12 @@ impl Error {
         self
     }
 
+    /// The same error in other words.
+    pub(crate) fn reworded(mut self, message: String) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
     /// Adds the cause.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

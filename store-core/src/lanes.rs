@@ -160,3 +160,64 @@ impl Worker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, thread::ThreadId};
+
+    use super::*;
+    use crate::Algorithm;
+
+    struct Threads(Arc<Mutex<Vec<ThreadId>>>);
+
+    impl Threads {
+        fn note(&self) -> Result<()> {
+            self.0.lock().unwrap().push(std::thread::current().id());
+            Ok(())
+        }
+    }
+
+    impl Tap for Threads {
+        fn update(&mut self, _: &[u8]) -> Result<()> {
+            self.note()
+        }
+        fn finish(self: Box<Self>) -> Result<()> {
+            self.note()
+        }
+    }
+
+    /// What this thread has computed so far, in nanoseconds (proc_pid_schedstat(5)).
+    fn computed() -> u64 {
+        let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        schedstat.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// On a runtime whose one async thread is this one.
+    #[tokio::test]
+    async fn digests_and_taps_run_off_the_async_threads() {
+        const CHUNKS: usize = 64;
+        let chunk = Chunk::Data(vec![7; 1 << 20].into());
+        let hashers = || vec![Hasher::new(Algorithm::Md5), Hasher::new(Algorithm::Sha512)];
+
+        let start = computed();
+        for mut hasher in hashers() {
+            (0..CHUNKS).for_each(|_| hasher.update_chunk(&chunk));
+        }
+        let by_itself = computed() - start;
+
+        let threads: Arc<Mutex<Vec<_>>> = Arc::default();
+        let start = computed();
+        let taps: Vec<Box<dyn Tap>> = vec![Box::new(Threads(Arc::clone(&threads)))];
+        let mut lanes = Lanes::start(&Handle::current(), 1 << 20, hashers(), taps);
+        for _ in 0..CHUNKS {
+            lanes.feed(&chunk).await.unwrap();
+        }
+        let digests = lanes.finish().await.unwrap();
+        let with_lanes = computed() - start;
+
+        assert_eq!(digests.iter().count(), 2);
+        assert!(with_lanes < by_itself / 4, "{with_lanes} ns, and {by_itself} without lanes");
+        let threads = threads.lock().unwrap();
+        assert!(threads.len() > CHUNKS && !threads.contains(&std::thread::current().id()), "{threads:?}");
+    }
+}

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{Algorithm, Error, Size, Span};
 
@@ -28,6 +28,7 @@ pub struct Options {
     /// After which time a call is given up.
     pub timeout: Timeout,
     /// How many uploads run at once, and how many downloads; the others wait for their turn.
+    #[serde(deserialize_with = "some_at_least_one")]
     pub max_transfers: Option<u32>,
 }
 
@@ -83,6 +84,7 @@ pub enum Inspect {
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
     /// Attempts in all; for a download, attempts without a single byte of progress.
+    #[serde(deserialize_with = "at_least_one")]
     pub attempts: u32,
     /// The pause after the first failure; it doubles each time, less up to half of it at random.
     pub delay: Span,
@@ -122,10 +124,13 @@ impl Retry {
 #[serde(default, deny_unknown_fields)]
 pub struct Timeout {
     /// For a call that moves no image data.
+    #[serde(deserialize_with = "some_time")]
     pub call: Span,
     /// For each chunk of a transfer: the longest silence.
+    #[serde(deserialize_with = "some_time")]
     pub chunk: Span,
     /// For a commit, which may have gigabytes to make durable.
+    #[serde(deserialize_with = "some_time")]
     pub commit: Span,
 }
 
@@ -136,6 +141,28 @@ impl Default for Timeout {
             chunk: Span(Duration::from_secs(60)),
             commit: Span(Duration::from_secs(900)),
         }
+    }
+}
+
+// Zero is what people write for "no limit" and "for ever"; it would be none at all, and no time at all.
+
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"at least 1")),
+        number => Ok(number),
+    }
+}
+
+fn some_at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    at_least_one(deserializer).map(Some)
+}
+
+fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    match Span::deserialize(deserializer)? {
+        Span(Duration::ZERO) => {
+            Err(de::Error::invalid_value(de::Unexpected::Str("0s"), &"more than no time, such as \"60s\""))
+        }
+        span => Ok(span),
     }
 }
 

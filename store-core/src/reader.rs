@@ -68,6 +68,10 @@ impl Reader {
         let Some(span) = range.within(size) else {
             let error =
                 Error::new(ErrorKind::Invalid, format!("{range} are not within the blob's {size} bytes"));
+            let error = match size.checked_sub(1) {
+                Some(last) => error.with_hint(format!("the first byte is 0, the last one {last}")),
+                None => error.with_hint("the blob is empty"),
+            };
             return Err(self.shared.context(error, "read", Some(&self.at)));
         };
         self.check_length()?;

@@ -16,7 +16,8 @@ pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     /// The value of `type` that selects this backend.
     const TYPE: &'static str;
 
-    /// Finds mistakes that the types of the settings do not: keys that exclude each other, say. Touches nothing.
+    /// Finds mistakes that the types of the settings do not: keys that exclude each other, say. Touches nothing. A key
+    /// that its error names in backticks is told with its line.
     fn check(&self) -> Result<()> {
         Ok(())
     }
@@ -57,19 +58,8 @@ impl Registry {
     #[must_use]
     pub fn with<C: Config>(mut self) -> Self {
         let driver = Driver {
-            connect: |section| {
-                async move {
-                    let config: C = section.backend()?;
-                    config.check()?;
-                    config.connect(section.name()).await
-                }
-                .boxed()
-            },
-            settings: |section| {
-                let config: C = section.backend()?;
-                config.check()?;
-                table(&config)
-            },
+            connect: |section| async move { checked::<C>(&section)?.connect(section.name()).await }.boxed(),
+            settings: |section| table(&checked::<C>(section)?),
         };
         self.drivers.insert(C::TYPE, driver);
         self
@@ -124,6 +114,12 @@ impl Registry {
             ))
         })
     }
+}
+
+fn checked<C: Config>(section: &Section) -> Result<C> {
+    let config: C = section.backend()?;
+    config.check().map_err(|error| section.placed(error))?;
+    Ok(config)
 }
 
 fn table(settings: &impl Serialize) -> Result<toml::Table> {
@@ -211,6 +207,16 @@ mod tests {
     impl Config for Locked {
         const TYPE: &'static str = "locked";
 
+        fn check(&self) -> Result<()> {
+            let (message, hint) = match self.password.expose() {
+                "" => ("`password` is empty", "choose one"),
+                "1234" => ("no `key`, and a weak `password` at that", "choose another"),
+                "none" => ("nothing is locked", "lock it"),
+                _ => return Ok(()),
+            };
+            Err(Error::new(ErrorKind::Invalid, message).with_hint(hint))
+        }
+
         async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
             Ok(MemoryBackend::shared())
         }
@@ -237,6 +243,30 @@ mod tests {
             let error = show(text).unwrap_err();
             assert!(error.message().contains(expected), "{error}");
             assert_eq!(error.store(), Some("a"));
+        }
+    }
+
+    #[test]
+    fn what_a_check_finds_names_its_line() {
+        let registry = Registry::default().with::<Locked>();
+        for (text, variable, expected, hint) in [
+            ("password=''", None, "configuration line 4: `password` is empty", "choose one"),
+            (
+                "password='1234'",
+                None,
+                "configuration line 4: no `key`, and a weak `password`",
+                "choose another",
+            ),
+            ("password='none'", None, "configuration line 1: nothing is locked", "lock it"),
+            ("", Some(""), "the variable IMAGESTORE_STORES__A__PASSWORD: `password` is empty", "choose one"),
+        ] {
+            let variables =
+                variable.map(|value: &str| ("IMAGESTORE_STORES__A__PASSWORD".to_owned(), value.to_owned()));
+            let text = format!("[stores.a]\ntype='locked'\n\n{text}\n");
+            let settings = Settings::parse_with(&text, variables).unwrap();
+            let error = registry.effective(settings.section("a").unwrap()).unwrap_err();
+            assert!(error.message().starts_with(expected), "{error}");
+            assert_eq!((error.kind(), error.hint()), (ErrorKind::Invalid, Some(hint)));
         }
     }
 

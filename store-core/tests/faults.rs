@@ -470,6 +470,50 @@ async fn a_read_only_store_refuses_all_that_writes() {
 }
 
 #[test]
+fn spans_tell_store_operation_and_blob() {
+    use tracing_subscriber::fmt::format::FmtSpan;
+
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
+        .with_writer(Mutex::new(log.reopen().unwrap()))
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    let lines = |part: &str| {
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let backend = Faulty::new();
+            let store = backend.store(|_| ());
+            let put = r#"imagestore{store="test" operation="put" blob=my-blob}: "#;
+            let mut upload = store.upload(&id("my-blob"), Expect::new()).await.unwrap();
+            upload.write(Bytes::from(image(5000))).await.unwrap();
+            assert_eq!(lines(put).len(), 1, "a put that goes on: {:?}", lines(""));
+            let at = upload.finish().await.unwrap().location;
+            assert_eq!(lines(put).len(), 2, "a put that has ended: {:?}", lines(""));
+
+            let read = format!(r#"imagestore{{store="test" operation="read" blob={at}}}: "#);
+            let mut stream = store.stream(&at, ..).await.unwrap();
+            stream.try_next().await.unwrap();
+            assert_eq!(lines(&read).len(), 1, "a read that goes on: {:?}", lines(""));
+            drop(stream);
+            assert_eq!(lines(&read).len(), 2, "a read that has ended: {:?}", lines(""));
+            // What a layer below has to tell of a call says of which.
+            let delete = format!(r#"imagestore{{store="test" operation="delete" blob={at}}}: "#);
+            backend.script("delete", &[Fault::Fail(ErrorKind::Unavailable)]);
+            store.delete(&at).await.unwrap();
+            assert!(lines(&delete).iter().any(|line| line.contains("trying again")), "{:?}", lines(""));
+            assert!(!lines(&format!(r#"operation="open" blob={at}}}"#)).is_empty());
+        });
+    });
+}
+
+#[test]
 fn metrics_count_operations_bytes_retries_and_failures() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{
-    StreamExt, TryStreamExt,
+    StreamExt, TryStreamExt, future,
     stream::{self, BoxStream},
 };
 use rustix::fs::Dir;
@@ -56,15 +56,28 @@ pub(crate) struct Shared {
 
 impl FsBackend {
     /// Prepares the data directories. Blocks on the file system.
+    ///
+    /// One of several that cannot be opened does not take the blobs of the others away; it is tried again at each call.
     pub fn open(config: &FsConfig) -> Result<Self> {
-        let directories = config.checked_directories()?.into_iter().map(|directory| {
-            DataDir::prepare(&directory.path, directory.priority, config.create, config.require_marker)
-        });
-        let directories: Vec<DataDir> = directories.collect::<Result<_>>()?;
-        let mut unnamed = true;
+        let directories = config.checked_directories()?.into_iter();
+        let directories: Vec<DataDir> =
+            directories.map(|directory| DataDir::new(directory, config)).collect();
+        let mut unnamed = config.staging != Staging::Directory;
+        let mut lost = Vec::new();
         for directory in &directories {
-            unnamed &= config.staging != Staging::Directory && directory.open()?.has_unnamed_files();
+            match directory.open() {
+                Ok(open) => unnamed &= open.has_unnamed_files(),
+                Err(error) => lost.push(error),
+            }
         }
+        if lost.len() == directories.len() {
+            return Err(lost.swap_remove(0));
+        }
+        for error in &lost {
+            tracing::warn!(%error, "nothing is stored before this data directory is back");
+        }
+        // What it can do shows when it is back; staging files with names works everywhere.
+        unnamed &= lost.is_empty() || config.staging == Staging::Unnamed;
         if config.staging == Staging::Unnamed && !unnamed {
             let message = "`staging` = \"unnamed\" needs a file system with O_TMPFILE, and /proc";
             return Err(Error::new(ErrorKind::Unsupported, message).with_hint("leave it at \"auto\""));
@@ -122,14 +135,18 @@ impl Shared {
         self.config.reserve.0
     }
 
-    /// Where `id` is, if it is anywhere. A directory that cannot be opened is an error: the id may be there.
+    /// Where `id` is, if it is anywhere. In a directory that cannot be opened it may be: that is an error, unless it is
+    /// in another one.
     fn holder(&self, id: &BlobId) -> Result<Option<&Path>> {
+        let mut lost = None;
         for directory in &self.directories {
-            if directory.open()?.holds(id)? {
-                return Ok(Some(&directory.path));
+            match directory.open().and_then(|open| open.holds(id)) {
+                Ok(true) => return Ok(Some(&directory.path)),
+                Ok(false) => {}
+                Err(error) => drop(lost.get_or_insert(error)),
             }
         }
-        Ok(None)
+        lost.map_or(Ok(None), Err)
     }
 
     /// The first directory by priority and free space that takes `needed` bytes.
@@ -234,18 +251,37 @@ impl Backend for FsBackend {
     }
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
-        stream::iter(&self.shared.directories).map(list_directory).flatten().boxed()
+        // What one directory ends in comes last, so that it does not hide the blobs of the others.
+        let entries = stream::iter(&self.shared.directories).map(list_directory).flatten();
+        let mut failure = None;
+        let with_end = entries.map(Some).chain(stream::once(future::ready(None)));
+        let ordered = with_end.filter_map(move |entry| {
+            future::ready(match entry {
+                Some(Ok(entry)) => Some(Ok(entry)),
+                Some(Err(error)) => {
+                    failure.get_or_insert(error);
+                    None
+                }
+                None => failure.take().map(Err),
+            })
+        });
+        ordered.boxed()
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
         self.run(move |shared| {
             let mut all = Swept::default();
+            let mut lost = None;
             for directory in &shared.directories {
-                let swept = directory.open()?.sweep(age)?;
-                all.uploads += swept.uploads;
-                all.bytes += swept.bytes;
+                match directory.open().and_then(|open| open.sweep(age)) {
+                    Ok(swept) => {
+                        all.uploads += swept.uploads;
+                        all.bytes += swept.bytes;
+                    }
+                    Err(error) => drop(lost.get_or_insert(error)),
+                }
             }
-            Ok(all)
+            lost.map_or(Ok(all), Err)
         })
         .await
     }

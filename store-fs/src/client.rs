@@ -5,7 +5,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +17,11 @@ use rustix::{
 };
 use store_core::{BlobId, Error, Meta, Result, Size, Swept};
 
-use crate::error::{io, missing_mount, no_directory, not_mounted};
+use crate::{
+    FsConfig,
+    config::Directory,
+    error::{io, missing_mount, no_directory, not_mounted},
+};
 
 /// Where the store keeps what is not a blob, and what there is in it.
 const PRIVATE: &str = ".imagestore";
@@ -41,40 +45,56 @@ const ATTRIBUTE: &str = "user.imagestore";
 pub(crate) struct DataDir {
     pub(crate) path: PathBuf,
     pub(crate) priority: i32,
-    /// The marker was there, or was made, when the store was opened: without it the share is gone.
-    marked: bool,
+    create: bool,
+    require_marker: bool,
+    /// Set when it was first opened: whether the marker was there, or was made. Without it the share is gone.
+    marked: OnceLock<bool>,
 }
 
 impl DataDir {
-    /// Prepares a data directory for use.
-    pub(crate) fn prepare(path: &Path, priority: i32, create: bool, require_marker: bool) -> Result<Self> {
-        if let Some(mount) = mount_that_is_missing(path) {
-            return Err(missing_mount(path, &mount));
-        }
-        if create && !require_marker {
-            // What cannot be created cannot be opened either, and that says why.
-            let _ = std::fs::create_dir_all(path);
-        }
-        let mut dir = Self { path: path.to_owned(), priority, marked: false };
-        let open = dir.open()?;
-        dir.marked = match open.is_marked()? {
-            true => true,
-            false if require_marker => return Err(not_mounted(path)),
-            false => open.make_marker()?,
-        };
-        Ok(dir)
+    pub(crate) fn new(directory: Directory, config: &FsConfig) -> Self {
+        let Directory { path, priority } = directory;
+        let FsConfig { create, require_marker, .. } = *config;
+        Self { path, priority, create, require_marker, marked: OnceLock::new() }
     }
 
-    /// Opens the directory, and checks that it is the one that was prepared.
+    /// Opens the directory, and checks that it is the one that was opened first; the first time, that it may be used.
     pub(crate) fn open(&self) -> Result<OpenDir> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd =
-            fs::open(&self.path, flags, Mode::empty()).map_err(|errno| no_directory(&self.path, errno))?;
-        let open = OpenDir { fd, path: self.path.clone() };
-        match self.marked && !open.is_marked()? {
+        let Some(marked) = self.marked.get() else { return self.open_first() };
+        let open = self.open_path()?;
+        match *marked && !open.is_marked()? {
             false => Ok(open),
             true => Err(not_mounted(&self.path)),
         }
+    }
+
+    fn open_first(&self) -> Result<OpenDir> {
+        if let Some(mount) = mount_that_is_missing(&self.path) {
+            return Err(missing_mount(&self.path, &mount));
+        }
+        if self.create && !self.require_marker && !self.path.exists() {
+            // What cannot be created cannot be opened either, and that says why.
+            let _ = std::fs::create_dir_all(&self.path);
+            // Blobs are no more durable than the names of the directories above them.
+            for parent in self.path.ancestors().skip(1) {
+                let _ = File::open(parent).and_then(|parent| parent.sync_all());
+            }
+        }
+        let open = self.open_path()?;
+        let marked = match open.is_marked()? {
+            true => true,
+            false if self.require_marker => return Err(not_mounted(&self.path)),
+            false => open.make_marker()?,
+        };
+        self.marked.get_or_init(|| marked);
+        Ok(open)
+    }
+
+    fn open_path(&self) -> Result<OpenDir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd =
+            fs::open(&self.path, flags, Mode::empty()).map_err(|errno| no_directory(&self.path, errno))?;
+        Ok(OpenDir { fd, path: self.path.clone() })
     }
 }
 
@@ -108,10 +128,12 @@ fn unescaped(field: &str) -> PathBuf {
     path.into()
 }
 
+/// Creates a directory where it is missing, and makes its name durable: what will be in it is no use without.
 fn make_dir(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
     match fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => fs::fsync(dir),
         Err(Errno::EXIST) => Ok(()),
-        outcome => outcome,
+        Err(errno) => Err(errno),
     }
 }
 
@@ -162,8 +184,7 @@ impl OpenDir {
             make_dir(&self.fd, PRIVATE)?;
             let private = fs::openat(&self.fd, PRIVATE, DIRECTORY, Mode::empty())?;
             fs::fsync(open_or_create(&private, MARKER, OFlags::WRONLY)?)?;
-            fs::fsync(private)?;
-            fs::fsync(&self.fd)
+            fs::fsync(private)
         };
         match make() {
             Ok(()) => Ok(true),
@@ -622,6 +643,25 @@ fn random_suffix() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_a_lost_request_gave_is_no_rivals() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FsConfig::new(dir.path());
+        let directory = Directory { path: dir.path().to_owned(), priority: 0 };
+        let open = DataDir::new(directory, &config).open().unwrap();
+        let stage = |id: &BlobId| open.stage(id, true, false).unwrap();
+        let id: BlobId = "blob".parse().unwrap();
+        let (ours, rival) = (stage(&id), stage(&id));
+        // The server of a share has made the link, but its reply was lost; the client asks again.
+        let (staging, name) = ours.name.as_ref().unwrap();
+        fs::linkat(staging, &**name, &open.fd, id.as_str(), AtFlags::empty()).unwrap();
+        assert!(open.publish(&id, &ours, 0, &Meta::new(0)).is_ok());
+        assert!(matches!(open.publish(&id, &rival, 0, &Meta::new(0)), Err(Publish::Taken)));
+        open.discard(&id, &rival);
+        open.unstage(&ours);
+        assert!(open.is_named(&id, &ours.file), "the rival took the name away");
+    }
 
     #[test]
     fn a_mount_that_is_missing_is_found_in_fstab() {

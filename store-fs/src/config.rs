@@ -148,13 +148,17 @@ impl FsConfig {
         let mut directories = match (&self.path, self.directories.is_empty()) {
             (Some(path), true) => vec![Directory { path: path.clone(), priority: 0 }],
             (None, false) => self.directories.clone(),
-            (None, true) => return invalid("`path` names the data directory and is missing".to_owned()),
+            (None, true) => {
+                let missing =
+                    Error::new(ErrorKind::Invalid, "`path` is missing: it names the data directory");
+                return Err(missing.with_hint("add a line such as: path = \"/srv/images\""));
+            }
             (Some(_), false) => return invalid("`path` and `directories` exclude each other".to_owned()),
         };
         for Directory { path, .. } in &directories {
             check_path(path).map_err(|message| Error::new(ErrorKind::Invalid, message))?;
             if directories.iter().filter(|other| other.path == *path).count() > 1 {
-                return invalid(format!("the data directory {} is configured twice", path.display()));
+                return invalid(format!("`directories` names {} twice", path.display()));
             }
         }
         directories.sort_by_key(|directory| std::cmp::Reverse(directory.priority));

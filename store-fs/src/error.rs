@@ -42,6 +42,6 @@ pub(crate) fn no_directory(path: &Path, errno: Errno) -> Error {
     let error = io("cannot open the data directory", errno);
     let kind = if error.kind() == ErrorKind::NotFound { ErrorKind::Unavailable } else { error.kind() };
     Error::new(kind, format!("cannot open the data directory {path}: {errno}"))
-        .with_hint("mount or create it, or set `create = true`")
+        .with_hint("mount it; or, if it is to be on this disk, create it or set `create = true`")
         .with_source(std::io::Error::from(errno))
 }

@@ -28,7 +28,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 31] = [
+    let tests: [Test; 35] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -37,6 +37,9 @@ fn main() {
         ("bytes_are_durable_before_the_name_and_the_name_before_success_named", || {
             durable_order("directory")
         }),
+        ("metadata_beside_the_blob_are_durable_before_its_name", sidecar_order),
+        ("without_hard_links_a_rename_that_replaces_nothing_commits", without_links),
+        ("copies_within_a_file_system_are_left_to_the_kernel", kernel_copies),
         ("a_failing_fsync_of_the_blob_keeps_nothing", || failing_call("fsync", "EIO", 1, "internal")),
         ("a_failing_fsync_of_the_directory_keeps_nothing", || failing_call("fsync", "EIO", 2, "internal")),
         ("a_failing_link_keeps_nothing", || failing_call("linkat", "EIO", 1, "internal")),
@@ -58,6 +61,7 @@ fn main() {
         ("damaged_metadata_is_corrupt", damaged_metadata),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
         ("two_directories_keep_an_id_once", two_directories),
+        ("a_lost_directory_hides_no_blob_of_the_others", lost_directory),
         ("blobs_get_the_configured_mode_and_group", mode_and_group),
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
@@ -86,6 +90,19 @@ fn child(task: &str) {
                 store.get(&at, ..).await.map(drop)
             }
             "put" => store.put(&"blob".parse()?, source(size), Expect::new()).await.map(drop),
+            "copy" => {
+                let at = store.locate(&"blob".parse()?).await?;
+                store.copy(&at, &"copy".parse()?, |_| ()).await.map(drop)
+            }
+            // Another blob gets the id, the one that was put aside, after the upload began.
+            "rival" => {
+                let mut upload = store.upload(&"blob".parse()?, Expect::new()).await?;
+                let pieces: Vec<Bytes> = source(size).try_collect().await?;
+                upload.write(Bytes::from(pieces.concat())).await?;
+                let rename = std::fs::rename(format!("{directory}/aside"), format!("{directory}/blob"));
+                rename.expect("the test put it there");
+                upload.finish().await.map(drop)
+            }
             _ => loop {
                 println!("begin");
                 let blob = store.put(&BlobId::random(), source(size), Expect::new()).await?;
@@ -232,16 +249,12 @@ fn strace(task: &str, arguments: &[&str]) -> Result<Output, String> {
 /// The calls of a put in the order in which the kernel saw them end.
 fn durable_order(staging: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    let trace = dir.path().join("trace");
     let data = dir.path().join("data");
     let calls = "trace=pwrite64,fsync,fdatasync,linkat,fsetxattr,ftruncate";
     let task = format!("put {} {staging} 9000000", data.display());
-    let output = strace(&task, &["-y", "-e", calls, "-o", trace.to_str().unwrap()])?;
-    check(String::from_utf8_lossy(&output.stdout).contains("ok"), format!("{output:?}"))?;
-
-    let trace = std::fs::read_to_string(&trace).unwrap();
-    // An unfinished call is listed again when it ends; only then does its place count.
-    let lines: Vec<&str> = trace.lines().filter(|line| !line.contains("<unfinished")).collect();
+    let (printed, lines) = traced(&task, &["-e", calls])?;
+    check(printed == "ok", format!("{printed}: {lines:?}"))?;
+    let trace = lines.join("\n");
     let place = |what: &str, from: usize| {
         lines.iter().skip(from).position(|line| line.contains(what)).map(|at| at + from)
     };
@@ -257,11 +270,125 @@ fn durable_order(staging: &str) -> Outcome {
     check(!lines[sync_directory].contains("blob"), format!("the directory is what is synced last:\n{trace}"))
 }
 
+/// A task under strace: what it printed, and the calls in the order in which the kernel saw them end.
+fn traced(task: &str, arguments: &[&str]) -> Result<(String, Vec<String>), String> {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let output = strace(task, &[arguments, &["-y", "-o", trace.path().to_str().unwrap()]].concat())?;
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let (mut calls, mut unfinished) = (Vec::new(), BTreeMap::new());
+    for line in std::fs::read_to_string(trace.path()).unwrap().lines() {
+        let (thread, call) = line.split_once(' ').unwrap_or_default();
+        let call = call.trim_start();
+        if let Some(begun) = call.strip_suffix("<unfinished ...>") {
+            unfinished.insert(thread.to_owned(), begun.trim_end().to_owned());
+        } else if let Some((_, end)) = call.split_once(" resumed>") {
+            calls.push(unfinished.remove(thread).unwrap_or_default() + end);
+        } else {
+            calls.push(call.to_owned());
+        }
+    }
+    Ok((printed, calls))
+}
+
+/// On a file system without extended attributes.
+fn sidecar_order() -> Outcome {
+    let mounted = Mounted::new(&["-t", "ramfs", "none"])?;
+    for staging in ["unnamed", "directory"] {
+        let data = mounted.path.join(staging);
+        let task = format!("put {} {staging} 100000", data.display());
+        let (printed, calls) = traced(&task, &["-e", "trace=mkdirat,write,fsync,linkat"])?;
+        check(printed == "ok", format!("{staging}: {printed}"))?;
+        let data = data.display();
+        let (private, meta) = (format!("<{data}/.imagestore>"), format!("<{data}/.imagestore/meta>"));
+        let sidecar = format!("<{data}/.imagestore/meta/blob.");
+        let place = |call: &str, what: &str| {
+            let found = calls.iter().rposition(|line| line.contains(call) && line.contains(what));
+            found.ok_or_else(|| format!("{staging}: no {call} of {what} in\n{}", calls.join("\n")))
+        };
+        let order = [
+            place("mkdirat(", "\"meta\"")?,
+            place("fsync(", &private)?,
+            place("write(", &sidecar)?,
+            place("fsync(", &sidecar)?,
+            place("fsync(", &meta)?,
+            place("linkat(", "\"blob\"")?,
+            place("fsync(", &format!("<{data}>"))?,
+        ];
+        check(order.is_sorted(), format!("{staging}: {order:?} of\n{}", calls.join("\n")))?;
+    }
+    Ok(())
+}
+
+/// As on file systems that have no hard links.
+fn without_links() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    store_exists(dir.path())?;
+    let task = format!("put {} directory 100000", dir.path().display());
+    for errno in ["EPERM", "EOPNOTSUPP", "EMLINK"] {
+        let inject = format!("inject=linkat:error={errno}");
+        let arguments = ["-e", "trace=linkat,renameat2", "-e", &inject];
+        let (printed, calls) = traced(&task, &arguments)?;
+        check(printed == "ok", format!("{errno}: {printed}"))?;
+        let renamed = calls.iter().any(|call| call.contains("RENAME_NOREPLACE) = 0"));
+        check(renamed, format!("{errno}: {}", calls.join("\n")))?;
+        // Another upload under the same id must not replace it. Uploads that begin while it is there are refused before.
+        let before = std::fs::metadata(dir.path().join("blob")).unwrap().ino();
+        runtime().block_on(async {
+            let store = store(named(dir.path(), Staging::Directory))?;
+            let at = text(store.locate(&"blob".parse().unwrap()).await)?;
+            text(store.verify(&at, |_| {}).await)?;
+            std::fs::rename(dir.path().join("blob"), dir.path().join("aside")).unwrap();
+            Ok::<_, String>(())
+        })?;
+        let rival = format!("rival {} directory 100000", dir.path().display());
+        let (printed, calls) = traced(&rival, &arguments)?;
+        check(printed == "already_exists", format!("{errno}: a rival's end is {printed}"))?;
+        check(
+            calls.iter().any(|call| call.contains("renameat2") && call.contains("EEXIST")),
+            calls.join("\n"),
+        )?;
+        check(std::fs::metadata(dir.path().join("blob")).unwrap().ino() == before, "the blob was replaced")?;
+        std::fs::remove_file(dir.path().join("blob")).unwrap();
+        check(files(dir.path()).is_empty(), format!("left are {:?}", files(dir.path())))?;
+    }
+    Ok(())
+}
+
+fn kernel_copies() -> Outcome {
+    const SIZE: u64 = 40_000_000;
+    for (mkfs, shares) in [("mkfs.xfs", true), ("mkfs.ext4", false)] {
+        let mounted = Mounted::loopback(&[mkfs, "-q"], 320 << 20)?;
+        let data = mounted.path.join("data");
+        let put = command(&this(), &format!("put {} auto {SIZE}", data.display()), &[]).output().unwrap();
+        check(String::from_utf8_lossy(&put.stdout).trim() == "ok", format!("{put:?}"))?;
+        let task = format!("copy {} auto 0", data.display());
+        let (printed, calls) = traced(&task, &["-e", "trace=ioctl,copy_file_range,pread64,pwrite64"])?;
+        check(printed == "ok", format!("{mkfs}: {printed}"))?;
+        let all = calls.join("\n");
+        // Without those of the process's own start.
+        let calls: Vec<_> = calls.iter().filter(|line| line.contains(data.to_str().unwrap())).collect();
+        let of = |call: &str| calls.iter().filter(|line| line.contains(call)).collect::<Vec<_>>();
+        check(of("pread64").is_empty() && of("pwrite64").is_empty(), format!("{mkfs}: bytes pass:\n{all}"))?;
+        let shared = of("FICLONE").iter().any(|line| line.ends_with("= 0"));
+        let copied: u64 = of("copy_file_range")
+            .iter()
+            .filter_map(|line| line.rsplit("= ").next()?.parse::<u64>().ok())
+            .sum();
+        check((shared, copied) == (shares, if shares { 0 } else { SIZE }), format!("{mkfs}:\n{all}"))?;
+        check(
+            std::fs::read(data.join("blob")).unwrap() == std::fs::read(data.join("copy")).unwrap(),
+            "bytes",
+        )?;
+    }
+    Ok(())
+}
+
 /// The `nth` such call of a put fails.
 fn failing_call(call: &str, errno: &str, nth: usize, kind: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    // The marker is made, and synced, before anything is traced.
+    // The store's own directories are made, and synced, before anything is traced.
     store_exists(dir.path())?;
+    std::fs::create_dir(dir.path().join(".imagestore/staging")).unwrap();
     for staging in ["unnamed", "directory"] {
         let task = format!("put {} {staging} {MANY}", dir.path().display());
         let inject = format!("inject={call}:error={errno}:when={nth}");
@@ -679,6 +806,86 @@ fn two_directories() -> Outcome {
     })
 }
 
+/// One of two directories is gone when the store is opened, or goes afterwards; nothing may say that a blob is not there
+/// which may lie in it, and no second blob of an id may come into being.
+fn lost_directory() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, lost, away) =
+        (dir.path().join("kept"), dir.path().join("a-lost-one"), dir.path().join("away"));
+    let config = |staging: &str| -> Result<FsConfig, String> {
+        let more = format!("create=false\nstaging='{staging}'\nrequire_marker=true");
+        let settings = format!(
+            "[stores.a]\ntype='fs'\n{more}\ndirectories=[{{path='{}', priority=9}}, {{path='{}'}}]",
+            lost.display(),
+            kept.display()
+        );
+        text(Settings::parse(&settings).and_then(|settings| settings.section("a")?.backend()))
+    };
+    let open = |staging: &str| -> Result<Store, String> {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        Ok(Store::new("a", Arc::new(text(FsBackend::open(&config(staging)?))?), options))
+    };
+    for path in [&kept, &lost] {
+        std::fs::create_dir_all(path.join(".imagestore")).unwrap();
+        std::fs::write(path.join(".imagestore/marker"), "").unwrap();
+    }
+    let id = |text: &str| -> BlobId { text.parse().unwrap() };
+    runtime().block_on(async {
+        let one = store(FsConfig::new(&kept))?;
+        let here = text(one.put(&id("here"), source(1000), Expect::new()).await)?.location;
+        let before = open("directory")?;
+        let there = text(before.put(&id("there"), source(1000), Expect::new()).await)?.location;
+        check(lost.join("there").exists(), "priority")?;
+        std::fs::create_dir_all(kept.join(".imagestore/staging")).unwrap();
+        std::fs::rename(&lost, &away).unwrap();
+
+        let after = open("auto")?;
+        for store in [&before, &after] {
+            std::fs::write(kept.join(".imagestore/staging/x.0123"), "left by a killed process").unwrap();
+            check(text(store.locate(&id("here")).await)? == here, "a blob of the other directory is found")?;
+            text(store.verify(&here, |_| {}).await)?;
+            kind_is(
+                store.locate(&id("there")).await,
+                ErrorKind::Unavailable,
+                "a blob that may be in the lost one",
+            )?;
+            kind_is(store.stat(&there).await, ErrorKind::Unavailable, "a location in the lost one")?;
+            kind_is(store.delete(&there).await, ErrorKind::Unavailable, "a deletion in the lost one")?;
+            let put = store.put(&id("there"), source(1000), Expect::new()).await;
+            kind_is(put, ErrorKind::Unavailable, "an id that may be taken")?;
+            let mut entries = store.list();
+            let first = text(entries.try_next().await)?.ok_or("nothing is listed")?;
+            check(first.location == here, "the blobs that are there are listed")?;
+            let error = entries.try_next().await.err().ok_or("the list says that it is whole")?;
+            check(
+                error.to_string().contains(lost.to_str().unwrap()),
+                format!("the lost one is named: {error}"),
+            )?;
+            check(error.kind() == ErrorKind::Unavailable && error.hint().is_some(), format!("{error:?}"))?;
+            kind_is(store.sweep(Duration::ZERO).await, ErrorKind::Unavailable, "a sweep")?;
+            check(!kept.join(".imagestore/staging/x.0123").exists(), "the other directory is swept")?;
+            kind_is(store.capacity().await, ErrorKind::Unavailable, "the capacity")?;
+        }
+        check(!lost.exists(), "something was written in the place of the lost one")?;
+        std::fs::create_dir(&lost).unwrap();
+        kind_is(after.locate(&id("there")).await, ErrorKind::Unavailable, "a bare mount point")?;
+        std::fs::remove_dir(&lost).unwrap();
+        std::fs::rename(&away, &lost).unwrap();
+        for store in [&before, &after] {
+            check(text(store.locate(&id("there")).await)? == there, "it is back")?;
+            let again = BlobId::random();
+            let blob = text(store.put(&again, source(1000), Expect::new()).await)?;
+            check(lost.join(again.as_str()).exists(), "the preferred one is used again")?;
+            text(store.delete(&blob.location).await)?;
+        }
+        // With none of them there is no store.
+        std::fs::rename(&lost, dir.path().join("b")).unwrap();
+        std::fs::rename(&kept, dir.path().join("c")).unwrap();
+        kind_is(FsBackend::open(&config("auto")?), ErrorKind::Unavailable, "no directory at all")
+    })
+}
+
 fn mode_and_group() -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let with = |more: &str| format!("[stores.a]\ntype='fs'\npath='{}'\n{more}", dir.path().display());
@@ -755,11 +962,12 @@ fn holes() -> Outcome {
     Ok(())
 }
 
-/// How much of a file the page cache holds, as `fincore` tells.
+/// How much of a file the page cache holds, as `fincore` tells: with direct I/O nothing, else what may lie there before it
+/// is written out, and what is being written then.
 fn page_cache() -> Outcome {
-    let dir = tempfile::tempdir().unwrap();
-    for direct_io in [true, false] {
-        let mut config = FsConfig::new(dir.path().join(direct_io.to_string()));
+    let mounted = Mounted::loopback(&["mkfs.ext4", "-q"], 640 << 20)?;
+    for (direct_io, most) in [(true, 1 << 20), (false, 130 << 20)] {
+        let mut config = FsConfig::new(mounted.path.join(direct_io.to_string()));
         config.direct_io = direct_io;
         let path = config.path.clone().unwrap().join("blob");
         runtime().block_on(async {
@@ -772,7 +980,7 @@ fn page_cache() -> Outcome {
         output.stdout.as_slice().read_to_string(&mut resident).unwrap();
         let resident: u64 = resident.trim().parse().map_err(|e| format!("fincore says {resident:?}: {e}"))?;
         check(
-            resident <= 130 << 20,
+            resident <= most,
             format!("direct_io = {direct_io}: {resident} of 200 MiB are in the page cache"),
         )?;
     }

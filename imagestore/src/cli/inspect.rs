@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use futures::TryStreamExt;
-use imagestore::{Chunk, ChunkStream, ErrorKind, Result, buffer::Pool, inspect::Inspector};
+use imagestore::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool, inspect::Inspector};
 use serde_json::json;
 
 use super::{
@@ -73,7 +73,13 @@ async fn open(app: &App, args: &args::Inspect) -> Outcome<(String, Option<u64>, 
 
 async fn read(app: &App, target: &Target, store: Option<&str>) -> Result<(u64, ChunkStream)> {
     let found = app.find(target, store).await.map_err(|error| match (error.kind(), target) {
-        (ErrorKind::NotFound, Target::Id(_)) => error.with_hint("there is no file of this name either"),
+        (ErrorKind::NotFound, Target::Id(id)) if store.is_none() => {
+            let hint =
+                format!("check the name; {}", error.hint().unwrap_or("`imagestore ls` lists the images"));
+            Error::new(ErrorKind::NotFound, format!("{id} is neither a file nor an image"))
+                .with_hint(hint)
+                .with_source(error)
+        }
         _ => error,
     })?;
     let reader = found.open().await?;

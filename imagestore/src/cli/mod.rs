@@ -159,6 +159,8 @@ async fn dispatch(app: Arc<App>, verb: Verb) -> Outcome {
 
 fn start_log(globals: &Globals) {
     let level = match globals.verbose {
+        // Nothing but JSON may be there then.
+        0 if globals.json => "off",
         0 if globals.quiet => "error",
         0 => "warn",
         1 => "info",

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use imagestore::{BlobId, Error, ErrorKind, Result, file::blocking};
+use imagestore::{BlobId, Error, Result, file::blocking};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, RenameFlags},
     io::Errno,
@@ -36,7 +36,7 @@ impl Drop for Temporary {
 impl NewFile {
     /// An empty file that is to become `target`.
     pub(super) fn create(target: &Path) -> Result<Self> {
-        let failed = |error| Error::from_io(format_args!("cannot write {}", target.display()), error);
+        let failed = |error| failed(target, error);
         let (file, temporary) = match unnamed(directory(target)) {
             Some(file) => (file, None),
             None => {
@@ -57,14 +57,14 @@ impl NewFile {
     pub(super) async fn place(self, replace: bool, sync: bool) -> Result<()> {
         blocking(move || {
             if sync {
-                self.file.sync_data().map_err(|error| self.failed(error))?;
+                self.file.sync_data().map_err(|error| failed(&self.target, error))?;
             }
-            self.link(replace).map_err(|error| self.failed(error.into()))?;
+            self.link(replace).map_err(|error| failed(&self.target, error.into()))?;
             if !sync {
                 return Ok(());
             }
             let directory = File::open(directory(&self.target)).and_then(|directory| directory.sync_all());
-            directory.map_err(|error| self.failed(error))
+            directory.map_err(|error| failed(&self.target, error))
         })
         .await
     }
@@ -94,13 +94,23 @@ impl NewFile {
         let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         rustix::fs::linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)
     }
+}
 
-    fn failed(&self, error: io::Error) -> Error {
-        let error = Error::from_io(format_args!("cannot write {}", self.target.display()), error);
-        match error.kind() {
-            ErrorKind::AlreadyExists => error.with_hint("--force overwrites it"),
-            _ => error,
+fn failed(target: &Path, error: io::Error) -> Error {
+    let reason = error.kind();
+    let error = Error::from_io(format_args!("cannot write {}", target.display()), error);
+    let parent = directory(target).display();
+    match reason {
+        io::ErrorKind::AlreadyExists => error.with_hint("--force overwrites it"),
+        io::ErrorKind::NotFound => {
+            error.with_hint(format!("there is no directory {parent}: create it, or name another FILE"))
         }
+        io::ErrorKind::NotADirectory => {
+            error.with_hint(format!("{parent} is no directory: name another FILE"))
+        }
+        io::ErrorKind::IsADirectory => error.with_hint("name a file in that directory"),
+        io::ErrorKind::InvalidFilename => error.with_hint("choose a shorter name"),
+        _ => error,
     }
 }
 

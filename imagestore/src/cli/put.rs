@@ -20,8 +20,8 @@ pub(super) async fn run(app: &App, args: args::Put) -> Outcome {
     let id = args.id.unwrap_or_else(BlobId::random);
 
     let progress = app.progress("storing", &name, source.size().or(args.size.map(|size| size.0)));
-    let blob = match source.whole() {
-        Some(file) => store.put_file(&id, file, expect, |bytes| progress.advance(bytes)).await?,
+    let put = match source.whole() {
+        Some(file) => store.put_file(&id, file, expect, |bytes| progress.advance(bytes)).await,
         None => {
             let most = args.max_size.map_or(u64::MAX, |most| most.0);
             let counter = Arc::clone(&progress);
@@ -37,9 +37,16 @@ pub(super) async fn run(app: &App, args: args::Put) -> Outcome {
                     false => Err(too_large(most)),
                 }
             });
-            store.put(&id, if empty { not_empty(chunks).boxed() } else { chunks.boxed() }, expect).await?
+            store.put(&id, if empty { not_empty(chunks).boxed() } else { chunks.boxed() }, expect).await
         }
     };
+    let blob = put.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => error.with_hint(format!(
+            "choose another id, or delete the image that has this one: imagestore rm {id} --store {}",
+            store.name()
+        )),
+        _ => error,
+    })?;
     progress.finish();
 
     if args.format.is_none() {

@@ -29,7 +29,11 @@ pub(super) enum Source {
 impl Source {
     /// Opens `path`; `-` is standard input, which may well be a file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let failed = |error| Error::from_io(format_args!("cannot read {}", shown(path)), error);
+        let failed = |error: io::Error| {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let error = Error::from_io(format_args!("cannot read {}", shown(path)), error);
+            if missing { error.with_hint("check the path; `-` reads standard input") } else { error }
+        };
         let mut file = match path == Path::new("-") {
             true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
             false => File::open(path),

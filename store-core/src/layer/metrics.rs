@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     fs::File,
     future::Future,
     ops::Range,
@@ -15,7 +16,8 @@ use crate::{
     SizeHint, Stat, Swept, Upload,
 };
 
-/// Measures every call through the `metrics` facade, and wraps it in a `tracing` span.
+/// Measures every call through the `metrics` facade, and wraps it in a `tracing` span: `imagestore`, of level debug, with
+/// the fields `store`, `operation` and, where it is about a blob, `blob`: its id or location.
 ///
 /// | metric | labels | |
 /// |---|---|---|
@@ -27,7 +29,8 @@ use crate::{
 /// | `imagestore_errors_total` | store, operation, kind | counter |
 ///
 /// The last two are counted above the layers: an error is what a program sees, be it the storage's or one of bytes that
-/// are not those announced, or not those that were written. `put` lasts from begin to commit or abort, `read` from the first to the last byte of a stream.
+/// are not those announced, or not those that were written. `put` lasts from begin to commit or abort, `read` from the first
+/// to the last byte of a stream; so do their spans.
 #[derive(Debug)]
 pub struct Metrics {
     store: Arc<str>,
@@ -43,11 +46,11 @@ impl Metrics {
     async fn call<T>(
         &self,
         operation: &'static str,
+        blob: Option<&(dyn fmt::Display + Sync)>,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let mut running = Running::start(&self.store, operation);
-        let span = tracing::debug_span!("imagestore", store = &*self.store, operation);
-        let outcome = call.instrument(span).await;
+        let mut running = Running::start(&self.store, operation, blob);
+        let outcome = call.instrument(running.span.clone()).await;
         running.end(&outcome);
         outcome
     }
@@ -59,12 +62,19 @@ struct Running {
     operation: &'static str,
     started: Instant,
     outcome: &'static str,
+    span: tracing::Span,
 }
 
 impl Running {
-    fn start(store: &Arc<str>, operation: &'static str) -> Self {
-        let running =
-            Self { store: Arc::clone(store), operation, started: Instant::now(), outcome: "cancelled" };
+    fn start(store: &Arc<str>, operation: &'static str, blob: Option<&(dyn fmt::Display + Sync)>) -> Self {
+        let blob = blob.map(tracing::field::display);
+        let running = Self {
+            store: Arc::clone(store),
+            operation,
+            started: Instant::now(),
+            outcome: "cancelled",
+            span: tracing::debug_span!("imagestore", store = &**store, operation, blob),
+        };
         running.in_flight().increment(1);
         running
     }
@@ -104,30 +114,29 @@ impl Backend for Metrics {
     }
 
     async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
-        let mut running = Running::start(&self.store, "put");
-        let span = tracing::debug_span!("imagestore", store = &*self.store, operation = "put", %id);
-        let begun = self.inner.begin(id, size).instrument(span.clone()).await;
+        let mut running = Running::start(&self.store, "put", Some(id));
+        let begun = self.inner.begin(id, size).instrument(running.span.clone()).await;
         running.end(&begun);
         let inner = begun?;
         running.outcome = "cancelled";
-        Ok(Box::new(MeasuredUpload { inner, running, span }))
+        Ok(Box::new(MeasuredUpload { inner, running }))
     }
 
     async fn locate(&self, id: &BlobId) -> Result<Location> {
-        self.call("locate", self.inner.locate(id)).await
+        self.call("locate", Some(id), self.inner.locate(id)).await
     }
 
     async fn open(&self, at: &Location) -> Result<Arc<dyn Download>> {
-        let inner = self.call("open", self.inner.open(at)).await?;
-        Ok(Arc::new(MeasuredDownload { inner, store: Arc::clone(&self.store) }))
+        let inner = self.call("open", Some(at), self.inner.open(at)).await?;
+        Ok(Arc::new(MeasuredDownload { inner, store: Arc::clone(&self.store), at: at.clone() }))
     }
 
     async fn delete(&self, at: &Location) -> Result<()> {
-        self.call("delete", self.inner.delete(at)).await
+        self.call("delete", Some(at), self.inner.delete(at)).await
     }
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
-        let mut running = Running::start(&self.store, "list");
+        let mut running = Running::start(&self.store, "list", None);
         running.outcome = "ok";
         self.inner
             .list()
@@ -140,29 +149,28 @@ impl Backend for Metrics {
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
-        self.call("sweep", self.inner.sweep(age)).await
+        self.call("sweep", None, self.inner.sweep(age)).await
     }
 
     async fn capacity(&self) -> Result<Capacity> {
-        self.call("capacity", self.inner.capacity()).await
+        self.call("capacity", None, self.inner.capacity()).await
     }
 
     async fn presign(&self, at: &Location, lifetime: Duration) -> Result<Secret> {
-        self.call("presign", self.inner.presign(at, lifetime)).await
+        self.call("presign", Some(at), self.inner.presign(at, lifetime)).await
     }
 }
 
 struct MeasuredUpload {
     inner: Box<dyn Upload>,
     running: Running,
-    span: tracing::Span,
 }
 
 #[async_trait]
 impl Upload for MeasuredUpload {
     async fn write(&mut self, chunk: Chunk) -> Result<()> {
         self.running.bytes("in", &chunk);
-        let outcome = self.inner.write(chunk).instrument(self.span.clone()).await;
+        let outcome = self.inner.write(chunk).instrument(self.running.span.clone()).await;
         if outcome.is_err() {
             self.running.end(&outcome);
         }
@@ -170,7 +178,7 @@ impl Upload for MeasuredUpload {
     }
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
-        let outcome = self.inner.adopt(source).instrument(self.span.clone()).await;
+        let outcome = self.inner.adopt(source).instrument(self.running.span.clone()).await;
         if outcome.is_err() {
             self.running.end(&outcome);
         }
@@ -178,7 +186,7 @@ impl Upload for MeasuredUpload {
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
-        let outcome = self.inner.copy(from, size).instrument(self.span.clone()).await;
+        let outcome = self.inner.copy(from, size).instrument(self.running.span.clone()).await;
         if outcome.is_err() {
             self.running.end(&outcome);
         }
@@ -186,13 +194,13 @@ impl Upload for MeasuredUpload {
     }
 
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
-        let outcome = self.inner.commit(meta).instrument(self.span.clone()).await;
+        let outcome = self.inner.commit(meta).instrument(self.running.span.clone()).await;
         self.running.end(&outcome);
         outcome
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().instrument(self.span.clone()).await
+        self.inner.abort().instrument(self.running.span.clone()).await
     }
 }
 
@@ -200,6 +208,7 @@ impl Upload for MeasuredUpload {
 struct MeasuredDownload {
     inner: Arc<dyn Download>,
     store: Arc<str>,
+    at: Location,
 }
 
 #[async_trait]
@@ -209,10 +218,9 @@ impl Download for MeasuredDownload {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
-        let mut running = Running::start(&self.store, "read");
-        let span = tracing::debug_span!("imagestore", store = &*self.store, operation = "read", ?range);
+        let mut running = Running::start(&self.store, "read", Some(&self.at));
         let mut left = range.end - range.start;
-        let begun = self.inner.read(range).instrument(span).await;
+        let begun = self.inner.read(range).instrument(running.span.clone()).await;
         running.end(&begun);
         running.outcome = if begun.is_ok() && left > 0 { "cancelled" } else { running.outcome };
         let chunks = begun?.inspect(move |chunk| match chunk {
