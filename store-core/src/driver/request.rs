@@ -340,7 +340,7 @@ mod tests {
                 Ok(number)
             }
         });
-        let mut replies = read_ahead(requests, 3);
+        let mut replies = Box::pin(read_ahead(requests, 3));
         assert_eq!(replies.next().await.unwrap().unwrap(), 0);
         // Three more, while the reader is busy with the first.
         tokio::task::yield_now().await;
