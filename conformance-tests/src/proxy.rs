@@ -191,6 +191,7 @@ impl Line {
         let replies = self.copy(from_server, to_client, |bytes| self.reply_may_pass(&asked, bytes));
         let both = futures::future::join(requests, replies);
         tokio::select! {
+            biased;
             () = dead => {}
             _ = both => {}
         }
@@ -222,7 +223,7 @@ impl Line {
         while let Ok(len @ 1..) = from.read(&mut buffer).await {
             let mut bytes = &buffer[..len];
             if !passes(bytes) {
-                return;
+                return std::future::pending().await;
             }
             self.delay(len).await;
             let allowed = self.allowed(len as u64);
@@ -232,7 +233,8 @@ impl Line {
             }
             if allowed < len {
                 self.cut_all();
-                return;
+                // Both directions end at once: a server that saw the end of this one first could answer half a request.
+                return std::future::pending().await;
             }
         }
         // The other side may still have something to say; an error here means that it has not.
