@@ -173,7 +173,9 @@ impl Hasher {
     /// Starts a digest.
     pub fn new(algorithm: Algorithm) -> Self {
         let state = match algorithm {
-            Algorithm::Crc64Nvme => State::Crc(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme)),
+            Algorithm::Crc64Nvme => {
+                State::Crc(Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme)))
+            }
             Algorithm::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
             Algorithm::Md5 => State::Md5(imp::Md5::new()),
             Algorithm::Sha256 => State::Sha256(imp::Sha256::new()),
@@ -196,6 +198,11 @@ impl Hasher {
             State::Sha256(state) => state.update(bytes),
             State::Sha512(state) => state.update(bytes),
         }
+    }
+
+    /// Whether a run of zeros of any length takes it some steps of arithmetic.
+    pub(crate) fn skips_zeros(&self) -> bool {
+        matches!(self.state, State::Crc(_))
     }
 
     /// Adds a chunk.
@@ -236,20 +243,25 @@ impl fmt::Debug for Hasher {
 }
 
 enum State {
-    Crc(crc_fast::Digest),
+    Crc(Box<crc_fast::Digest>),
     Blake3(Box<blake3::Hasher>),
     Md5(imp::Md5),
     Sha256(imp::Sha256),
     Sha512(imp::Sha512),
 }
 
-/// MD5 and SHA-2 in pure Rust.
+/// MD5 in pure Rust, and SHA-2 where nothing that is faster is linked.
 #[cfg(not(feature = "openssl"))]
 mod imp {
+    #[cfg(feature = "aws-lc")]
+    pub(super) use super::aws_lc::{Sha256, Sha512};
+
     pub(super) struct Pure<D>(D);
 
     pub(super) type Md5 = Pure<md5::Md5>;
+    #[cfg(not(feature = "aws-lc"))]
     pub(super) type Sha256 = Pure<sha2::Sha256>;
+    #[cfg(not(feature = "aws-lc"))]
     pub(super) type Sha512 = Pure<sha2::Sha512>;
 
     impl<D: sha2::Digest> Pure<D> {
@@ -263,6 +275,32 @@ mod imp {
             self.0.finalize().to_vec()
         }
     }
+}
+
+/// SHA-2 from AWS-LC, which has no MD5 for safe Rust.
+#[cfg(all(feature = "aws-lc", not(feature = "openssl")))]
+mod aws_lc {
+    use aws_lc_rs::digest::{Context, SHA256, SHA512};
+
+    macro_rules! sha {
+        ($name:ident, $algorithm:ident) => {
+            pub(super) struct $name(Context);
+
+            impl $name {
+                pub(super) fn new() -> Self {
+                    Self(Context::new(&$algorithm))
+                }
+                pub(super) fn update(&mut self, bytes: &[u8]) {
+                    self.0.update(bytes);
+                }
+                pub(super) fn finish(self) -> Vec<u8> {
+                    self.0.finish().as_ref().to_vec()
+                }
+            }
+        };
+    }
+    sha!(Sha256, SHA256);
+    sha!(Sha512, SHA512);
 }
 
 /// MD5 and SHA-2 from the system's OpenSSL.

@@ -9,7 +9,7 @@ use futures::{
 use rustix::{fs::SeekFrom, io::Errno};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool};
+use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool, rechunk::runs};
 
 /// How many pieces are read ahead of the one that is being used.
 const READ_AHEAD: usize = 4;
@@ -34,7 +34,10 @@ pub fn read(file: Arc<File>, range: Range<u64>, pool: Pool) -> ChunkStream {
         .boxed()
 }
 
-/// Writes `chunks` into a file from its start on, leaving zeros out, and sets its length; says how long that is.
+/// Runs of zeros that are left out of a file, also where they came as bytes: the block of most file systems, some times over.
+const HOLE: u64 = 64 << 10;
+
+/// Writes `chunks` into an empty file, leaving zeros out, and sets its length; says how long that is.
 ///
 /// `progress` is told the length of each chunk. Nothing is synced. If the future is dropped, one write may still be
 /// under way.
@@ -55,7 +58,16 @@ pub async fn write(
             }
             let file = Arc::clone(&file);
             pending = Some(spawn_blocking(move || {
-                file.write_all_at(&bytes, at).map_err(|e| Error::from_io("cannot write the file", e))
+                let mut at = at;
+                for run in runs(at, bytes, Some(HOLE)) {
+                    let len = run.len();
+                    if let Chunk::Data(bytes) = run {
+                        file.write_all_at(&bytes, at)
+                            .map_err(|e| Error::from_io("cannot write the file", e))?;
+                    }
+                    at += len;
+                }
+                Ok(())
             }));
         }
     }
@@ -72,8 +84,21 @@ pub(crate) async fn share(source: Arc<File>, target: Arc<File>) -> Result<bool> 
     blocking(move || Ok(rustix::fs::ioctl_ficlone(&*target, &*source).is_ok())).await
 }
 
-/// How much is copied before it is known whether the kernel can copy between two files.
-pub(crate) const COPIED_FIRST: u64 = 16 << 20;
+/// How much is copied in one call.
+const COPIED: u64 = 16 << 20;
+
+/// Lets the kernel copy the first data of a file of `size` bytes, with the hole before it, and says how far that is; `None`,
+/// with nothing done, where it cannot copy between the two. Only data tells: a hole asks nothing of the kernel.
+pub(crate) async fn copy_first(source: Arc<File>, target: Arc<File>, size: u64) -> Result<Option<u64>> {
+    let file = Arc::clone(&source);
+    let first = blocking(move || {
+        let extent =
+            next_extent(&file, 0, size).map_err(|e| Error::from_io("cannot find the file's holes", e))?;
+        Ok(extent.map_or(size, |extent| extent.end.min(extent.start + COPIED)))
+    });
+    let first = first.await?;
+    Ok(copy(source, target, 0..first).await?.then_some(first))
+}
 
 /// Lets the kernel copy a range of one file to the same place in another, without its holes; false, with nothing done,
 /// where it cannot. Where the range ends with the source, so does the target. If the future is dropped, the copy stops
@@ -84,12 +109,12 @@ pub async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Re
     let copied = blocking(move || {
         let failed = |error| Error::from_io("cannot copy the file", error);
         let whole = source.metadata().map_err(failed)?.len();
-        let mut at = range.start;
+        let (mut at, mut any) = (range.start, false);
         while let Some(extent) = next_extent(&source, at, range.end).map_err(failed)? {
             at = extent.start;
             while at < extent.end && still_wanted.strong_count() > 0 {
                 let (mut from, mut to) = (at, at);
-                let step = (extent.end - at).min(COPIED_FIRST) as usize;
+                let step = (extent.end - at).min(COPIED) as usize;
                 match rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), step) {
                     Ok(0) => {
                         let message = format!(
@@ -98,10 +123,13 @@ pub async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Re
                         );
                         return Err(Error::new(ErrorKind::Corrupt, message));
                     }
-                    Ok(copied) => at += copied as u64,
+                    Ok(copied) => {
+                        at += copied as u64;
+                        any = true;
+                    }
                     Err(Errno::INTR) => {}
                     Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
-                        if at == extent.start && range.start == 0 =>
+                        if !any =>
                     {
                         return Ok(false);
                     }
@@ -269,6 +297,20 @@ mod tests {
         assert_eq!(write(Arc::new(target.reopen().unwrap()), chunks, |_| {}).await.unwrap(), 10 << 20);
         assert!(std::fs::read(target.path()).unwrap() == content);
         assert!(data_size(target.as_file()).unwrap() < 1 << 20);
+    }
+
+    /// As storages on a network give them, which know no holes.
+    #[tokio::test]
+    async fn zeros_that_come_as_bytes_become_holes() {
+        let (_, content) = sparse();
+        for piece in [1 << 20, (1 << 20) + 70_001] {
+            let target = tempfile::NamedTempFile::new().unwrap();
+            let chunks = content.chunks(piece).map(|bytes| Ok(Chunk::Data(bytes.to_vec().into())));
+            let chunks = stream::iter(chunks.collect::<Vec<_>>()).boxed();
+            write(Arc::new(target.reopen().unwrap()), chunks, |_| {}).await.unwrap();
+            assert!(std::fs::read(target.path()).unwrap() == content);
+            assert!(data_size(target.as_file()).unwrap() < 3 << 20, "pieces of {piece}");
+        }
     }
 
     #[tokio::test]

@@ -49,8 +49,8 @@ const WAITING: usize = 12 << 20;
 /// How many chunks at least, however large they are, and at most.
 const DEPTH: RangeInclusive<usize> = 3..=12;
 
-/// After how many chunks a lane makes room for the lanes of other transfers.
-const TURN: usize = 32;
+/// After how many bytes a lane makes room for the lanes of other transfers, also within a hole.
+const TURN: u64 = 32 << 20;
 
 /// As many lanes compute at once as there are cores: more would only take turns.
 static CORES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -124,30 +124,47 @@ impl Drop for AbortOnDrop {
 }
 
 async fn run(mut chunks: mpsc::Receiver<Chunk>, mut worker: Worker) -> Result<Worker> {
-    while let Some(first) = chunks.recv().await {
+    let mut rest = None;
+    loop {
+        let first = match rest.take() {
+            Some(rest) => rest,
+            None => match chunks.recv().await {
+                Some(chunk) => chunk,
+                None => return Ok(worker),
+            },
+        };
         // The semaphore is never closed.
         let _core = CORES.acquire().await;
         // Goes on for as long as there is more: each return to the async threads costs two changes of thread, and the
         // other lanes' work keeps the cores from making them at once.
-        (worker, chunks) = tokio::task::spawn_blocking(move || {
-            let mut next = Some(first);
-            for _ in 0..TURN {
-                let Some(chunk) = next else { break };
-                worker.update(chunk)?;
-                next = chunks.try_recv().ok();
+        (worker, chunks, rest) = tokio::task::spawn_blocking(move || {
+            let (mut next, mut left) = (Some(first), TURN);
+            while let Some(chunk) = next {
+                let (now, later) = worker.cut(chunk, left);
+                left = left.saturating_sub(now.len());
+                worker.update(now)?;
+                next = match left {
+                    0 => return Ok((worker, chunks, later)),
+                    _ => chunks.try_recv().ok(),
+                };
             }
-            if let Some(last) = next {
-                worker.update(last)?;
-            }
-            Ok((worker, chunks))
+            Ok((worker, chunks, None))
         })
         .await
         .map_err(Error::stopped)??;
     }
-    Ok(worker)
 }
 
 impl Worker {
+    /// What of a chunk to work off now, and what another time: a hole may have any length.
+    fn cut(&self, chunk: Chunk, most: u64) -> (Chunk, Option<Chunk>) {
+        match (chunk, self) {
+            (chunk, Self::Hasher(hasher)) if hasher.skips_zeros() => (chunk, None),
+            (Chunk::Zeros(len), _) if len > most => (Chunk::Zeros(most), Some(Chunk::Zeros(len - most))),
+            (chunk, _) => (chunk, None),
+        }
+    }
+
     fn update(&mut self, chunk: Chunk) -> Result<()> {
         match self {
             Self::Hasher(hasher) => hasher.update_chunk(&chunk),
@@ -190,6 +207,26 @@ mod tests {
     fn computed() -> u64 {
         let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         schedstat.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn lanes_in_a_hole_of_any_length_leave_room_for_others_and_end_when_they_are_dropped() {
+        let hashers = (0..8).map(|_| Hasher::new(Algorithm::Sha512)).collect();
+        let mut long = Lanes::start(&Handle::current(), 1 << 20, hashers, Vec::new());
+        long.feed(&Chunk::Zeros(1 << 50)).await.unwrap();
+
+        let mut short =
+            Lanes::start(&Handle::current(), 1 << 20, vec![Hasher::new(Algorithm::Md5)], Vec::new());
+        short.feed(&Chunk::Zeros(3 * TURN + 1)).await.unwrap();
+        let digests = tokio::time::timeout(std::time::Duration::from_secs(100), short.finish()).await;
+        let mut whole = Hasher::new(Algorithm::Md5);
+        whole.update_chunk(&Chunk::Zeros(3 * TURN + 1));
+        assert_eq!(digests.unwrap().unwrap().get(Algorithm::Md5), Some(&*whole.finish()));
+
+        let queues: Vec<_> = long.lanes.iter().map(|lane| lane.queue.clone()).collect();
+        drop(long);
+        let closed = futures::future::join_all(queues.iter().map(mpsc::Sender::closed));
+        tokio::time::timeout(std::time::Duration::from_secs(100), closed).await.unwrap();
     }
 
     /// On a runtime whose one async thread is this one.

@@ -7,9 +7,12 @@ use futures::{
 };
 
 use crate::{
-    Algorithm, ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Result,
-    Stat, file, lanes::Lanes, store::Shared,
+    Algorithm, ByteRange, Chunk, ChunkStream, Digests, Download, Error, ErrorKind, Hasher, Location, Meta,
+    Result, Stat, file, lanes::Lanes, store::Shared,
 };
+
+/// How much of a file the kernel copies between two reports.
+const COPIED_AT_ONCE: u64 = 256 << 20;
 
 /// A blob's bytes on their way out.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -91,29 +94,45 @@ impl Reader {
         let Some(source) = self.file().map(Arc::clone) else {
             return file::write(target, chunks, progress).await;
         };
+        // What is compared with nothing need not be read.
+        let compared = !self.compared().is_empty();
         let check = async {
             let mut chunks = chunks;
-            while let Some(chunk) = chunks.try_next().await? {
+            while compared && let Some(chunk) = chunks.try_next().await? {
                 progress(chunk.len());
             }
             Ok(())
         };
+        let copied = |len| {
+            if !compared {
+                progress(len);
+            }
+        };
         if file::share(Arc::clone(&source), Arc::clone(&target)).await? {
+            copied(size);
             return check.await.map(|()| size);
         }
-        let first = size.min(file::COPIED_FIRST);
-        if !file::copy(Arc::clone(&source), Arc::clone(&target), 0..first).await? {
+        let Some(first) = file::copy_first(Arc::clone(&source), Arc::clone(&target), size).await? else {
             drop(check);
             return file::write(target, self.chunks(..)?, progress).await;
-        }
-        // The kernel copies while the bytes are compared: both see the same pages.
-        let (copied, ()) = futures::future::try_join(file::copy(source, target, first..size), check).await?;
-        match copied {
-            true => Ok(size),
-            false => {
-                Err(Error::new(ErrorKind::Internal, "the kernel copied only the first part of the file"))
+        };
+        copied(first);
+        let copy = async {
+            let mut at = first;
+            while at < size {
+                let step = at..size.min(at + COPIED_AT_ONCE);
+                if !file::copy(Arc::clone(&source), Arc::clone(&target), step.clone()).await? {
+                    let message = "the kernel copied only the first part of the file";
+                    return Err(Error::new(ErrorKind::Internal, message));
+                }
+                copied(step.end - step.start);
+                at = step.end;
             }
-        }
+            Ok(())
+        };
+        // The kernel copies while the bytes are compared: both see the same pages.
+        futures::future::try_join(copy, check).await?;
+        Ok(size)
     }
 
     /// Reads all bytes and computes the digests by `hashers`, with holes read as zeros.
@@ -134,23 +153,28 @@ impl Reader {
             None => Ok(()),
             Some(written) => {
                 let message = format!("the blob has {size} bytes, not the {written} that were written");
-                let error = Error::new(ErrorKind::Corrupt, message)
-                    .with_hint("restore the blob from another copy, then delete this one");
+                let error = Error::new(ErrorKind::Corrupt, message).with_hint(RESTORE);
                 Err(self.shared.context(error, "read", Some(&self.at)))
             }
         }
     }
 
-    fn check(&self) -> Option<Check> {
-        let expected = self.stat().meta.as_ref()?.digests.clone();
-        let algorithms: Vec<Algorithm> = match (self.thorough, self.shared.options.verify_reads) {
+    /// The digests that a read of all bytes is compared with.
+    fn compared(&self) -> Vec<Algorithm> {
+        let Some(Meta { digests: expected, .. }) = &self.stat().meta else { return Vec::new() };
+        match (self.thorough, self.shared.options.verify_reads) {
             (true, _) => expected.iter().map(|(algorithm, _)| algorithm).collect(),
             (false, true) => expected.cheapest().into_iter().collect(),
             (false, false) => Vec::new(),
-        };
+        }
+    }
+
+    fn check(&self) -> Option<Check> {
+        let algorithms = self.compared();
         if algorithms.is_empty() {
             return None;
         }
+        let expected = self.stat().meta.as_ref()?.digests.clone();
         let hashers = algorithms.into_iter().map(Hasher::new).collect();
         Some(Check { expected, lanes: self.lanes(hashers) })
     }
@@ -276,7 +300,7 @@ impl Check {
     }
 }
 
-const RESTORE: &str = "restore the blob from another copy, then delete this one";
+const RESTORE: &str = "if there is another copy, delete this one, then copy that here under the same id";
 
 /// The error of stored bytes that are not those that were written.
 pub(crate) fn differs(algorithm: Algorithm, expected: &Digests, found: &Digests) -> Error {

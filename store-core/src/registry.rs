@@ -159,7 +159,10 @@ impl Stores {
         let name = name.or_else(|| self.default()).ok_or_else(|| {
             let names: Vec<_> = self.names().collect();
             Error::new(ErrorKind::Invalid, "no store is named, and the configuration has no `default`")
-                .with_hint(format!("name one of: {}", names.join(", ")))
+                .with_hint(match names.is_empty() {
+                    true => "the configuration has no stores: add a table [stores.NAME]".to_owned(),
+                    false => format!("name one of: {}", names.join(", ")),
+                })
         })?;
         let section = self.inner.settings.section(name)?;
         let Some(cell) = self.inner.open.get(name) else {

@@ -4,12 +4,14 @@
 //! A driver may do without: [`Backend`](crate::Backend) and [`Upload`](crate::Upload) are all that it has to implement.
 
 mod guarded;
+mod payload;
 mod request;
 mod retry;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use guarded::{Guarded, Steps};
+pub use payload::Payload;
 pub(crate) use request::tracked;
 pub use request::{Gathered, InFlight, Pending, Request, read_ahead, stream_ahead};
 pub use retry::{ATTEMPTS, GoingOn, again, pause};
