@@ -22,7 +22,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     S3Config,
-    client::{Client, Creation, Listed, Object, Pending},
+    client::{Client, Creation, Listed, Object, Only, Pending},
     config::{Conditional, Sse, host_of},
     error::region_of,
     location::{Place, Theirs},
@@ -63,15 +63,13 @@ pub(crate) struct Shared {
     /// The key and the token of the blob that was found last: whoever looks for one is about to open it.
     located: Mutex<Option<(String, String)>>,
     pub(crate) place: Place,
-    /// Buffers of `part_size`.
-    pub(crate) pool: Pool,
     /// Buffers of the size of a chunk.
-    read_pool: Pool,
+    pool: Pool,
 }
 
 impl Shared {
     fn download(&self, client: Client, key: String, etag: Option<String>, stat: Stat) -> S3Download {
-        let (pool, ahead) = (self.read_pool.clone(), self.config.concurrency as usize);
+        let (pool, ahead) = (self.pool.clone(), self.config.concurrency as usize);
         S3Download { client, key, etag, stat, pool, pieces: self.config.read_size.0, ahead }
     }
 }
@@ -111,14 +109,13 @@ impl S3Backend {
         info.can.staging = true;
         let mut atomic = info.clone();
         atomic.can.atomic_create = true;
-        let pool = Pool::new(config.part_size.0 as usize, config.concurrency as usize);
-        let read_pool = Pool::new(CHUNK, config.concurrency as usize * WAITING);
+        let pool = Pool::new(CHUNK, config.concurrency as usize * WAITING);
         // The secrets have gone into the client.
         let mut config = config.clone();
         (config.access_key, config.secret_key, config.session_token) = (None, None, None);
         (config.sse_customer_key, config.proxy) = (None, None);
         let located = Mutex::default();
-        let shared = Shared { info, atomic, config, client, committer, located, place, pool, read_pool };
+        let shared = Shared { info, atomic, config, client, committer, located, place, pool };
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -324,13 +321,21 @@ impl Shared {
                 }
             }
         }
+        let kept = if live { None } else { self.client.get(&sidecar.key).await? };
         // Again: an upload that is not listed any more may have been completed since the first look.
         if !live && !is_committed().await? {
             for place in &gathered {
                 self.client.delete(place).await?;
             }
             self.client.delete(&sidecar.key).await?;
-            found = found.max(1);
+            // Or since this one: a commit looks for its sidecar after it has made the object.
+            match kept.filter(|kept| !kept.is_empty()) {
+                Some(kept) if is_committed().await? => {
+                    again(|| self.client.put(&sidecar.key, kept.clone(), Only::Always)).await?;
+                    return Ok((key, 0, 0));
+                }
+                _ => found = found.max(1),
+            }
         }
         Ok((key, found, bytes + sidecar.size))
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::{
     config::{
         Credentials, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
@@ -24,17 +25,24 @@ use aws_smithy_http_client::{
     proxy::ProxyConfig,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
-use aws_smithy_types::base64;
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{Intercept, context::BeforeTransmitInterceptorContextMut, dyn_dispatch_hint},
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::{base64, config_bag::ConfigBag};
 use bytes::{Buf, Bytes};
-use md5::{Digest, Md5};
+use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use store_core::{
-    Error, ErrorKind, Result, Secret,
-    driver::{Gathered, GoingOn, again},
+    Algorithm, Error, ErrorKind, Hasher, Result, Secret,
+    driver::{Gathered, GoingOn, Payload, again},
     file::blocking,
 };
 
@@ -404,7 +412,8 @@ impl Client {
 
     /// Whether an object that is made of parts does not replace `key` either.
     async fn try_complete(&self, key: &str, upload: &str) -> Result<Creation> {
-        let part = again(|| self.part(key, upload, 1, Bytes::from_static(b"probe"), false)).await?;
+        let probe = Payload::from(Bytes::from_static(b"probe"));
+        let part = again(|| self.part(key, upload, 1, &probe, false)).await?;
         match self.complete(key, upload, vec![part], Only::New).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Creation::Atomic),
             Err(error) if error.is_retryable() => Err(error),
@@ -580,8 +589,9 @@ impl Client {
     }
 
     /// Writes a whole blob, if the key is free.
-    pub(crate) async fn put_blob(&self, key: &str, bytes: Bytes, token: &str) -> Result<()> {
-        let limit = transfer(bytes.len() as u64);
+    pub(crate) async fn put_blob(&self, key: &str, payload: &Payload, token: &str) -> Result<()> {
+        let limit = transfer(payload.len());
+        let sums = self.sums(payload).await?;
         let mut call = self
             .s3
             .put_object()
@@ -591,20 +601,15 @@ impl Client {
             .set_storage_class(self.storage_class.clone())
             .set_tagging(self.tags.clone())
             .set_checksum_algorithm(self.algorithm())
-            .set_content_md5(self.md5(&bytes).await?)
-            .body(ByteStream::from(bytes));
+            .set_checksum_crc32_c(sums.crc32c)
+            .set_checksum_crc64_nvme(sums.crc64nvme)
+            .set_content_md5(sums.md5)
+            .body(body(payload));
         if self.creation != Creation::Looked {
             call = call.if_none_match("*");
         }
-        let call = self.encrypted_put(call);
-        match self.checksum {
-            Checksum::Sha256 => sent("write a blob", limit, Box::pin(call.send())).await?,
-            _ => {
-                sent("write a blob", limit, Box::pin(call.customize().disable_payload_signing().send()))
-                    .await?
-            }
-        };
-        Ok(())
+        let call = self.encrypted_put(call).customize().interceptor(Signed(sums.sha256));
+        sent("write a blob", limit, Box::pin(call.send())).await.map(drop)
     }
 
     fn encrypted_put(
@@ -624,12 +629,12 @@ impl Client {
         }
     }
 
-    /// What goes into `Content-MD5`, if that is what is asked for.
-    async fn md5(&self, bytes: &Bytes) -> Result<Option<String>> {
-        let bytes = bytes.clone();
-        match self.checksum {
-            Checksum::Md5 => blocking(move || Ok(Some(base64::encode(Md5::digest(bytes))))).await,
-            _ => Ok(None),
+    /// What the server is told of a body.
+    async fn sums(&self, payload: &Payload) -> Result<Sums> {
+        let (checksum, payload) = (self.checksum, payload.clone());
+        match checksum {
+            Checksum::None => Ok(Sums::default()),
+            _ => blocking(move || Ok(Sums::of(checksum, payload.pieces()))).await,
         }
     }
 
@@ -658,21 +663,23 @@ impl Client {
         key: &str,
         upload: &str,
         number: i32,
-        bytes: Bytes,
+        payload: &Payload,
         kept: bool,
     ) -> Result<CompletedPart> {
         const WHAT: &str = "send a part";
-        let limit = transfer(bytes.len() as u64);
+        let limit = transfer(payload.len());
+        let sums = self.sums(payload).await?;
         let call = keyed!(self, self.s3.upload_part().bucket(&self.bucket).key(key))
             .upload_id(upload)
             .part_number(number)
             .set_checksum_algorithm(self.algorithm())
-            .set_content_md5(self.md5(&bytes).await?)
-            .body(ByteStream::from(bytes));
-        let part = match self.checksum {
-            Checksum::Sha256 => sent(WHAT, limit, Box::pin(call.send())).await?,
-            _ => sent(WHAT, limit, Box::pin(call.customize().disable_payload_signing().send())).await?,
-        };
+            .set_checksum_crc32_c(sums.crc32c)
+            .set_checksum_crc64_nvme(sums.crc64nvme)
+            .set_content_md5(sums.md5)
+            .body(body(payload))
+            .customize()
+            .interceptor(Signed(sums.sha256));
+        let part = sent(WHAT, limit, Box::pin(call.send())).await?;
         if part.e_tag.is_none() {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -874,6 +881,72 @@ impl Client {
     }
 }
 
+/// The checksum of a body that goes along with it, as its header has it.
+#[derive(Default)]
+struct Sums {
+    /// In hexadecimal, the others in base64.
+    sha256: Option<String>,
+    md5: Option<String>,
+    crc32c: Option<String>,
+    crc64nvme: Option<String>,
+}
+
+impl Sums {
+    fn of(checksum: Checksum, pieces: &[Bytes]) -> Self {
+        let hash = |algorithm| {
+            let mut hasher = Hasher::new(algorithm);
+            pieces.iter().for_each(|piece| hasher.update(piece));
+            hasher.finish()
+        };
+        let none = Self::default();
+        match checksum {
+            Checksum::None => none,
+            Checksum::Sha256 => Self { sha256: Some(hex::encode(hash(Algorithm::Sha256))), ..none },
+            Checksum::Md5 => Self { md5: Some(base64::encode(hash(Algorithm::Md5))), ..none },
+            Checksum::Crc64nvme => {
+                Self { crc64nvme: Some(base64::encode(hash(Algorithm::Crc64Nvme))), ..none }
+            }
+            Checksum::Crc32c => {
+                let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+                pieces.iter().for_each(|piece| crc.update(piece));
+                Self { crc32c: Some(base64::encode((crc.finalize() as u32).to_be_bytes())), ..none }
+            }
+        }
+    }
+}
+
+/// A body that is sent piece by piece. The SDK says no length of an empty one but if it knows all of it.
+fn body(payload: &Payload) -> ByteStream {
+    match payload.is_empty() {
+        true => ByteStream::from(Bytes::new()),
+        false => ByteStream::from_body_1_x(payload.clone()),
+    }
+}
+
+/// Signs a body by its SHA-256. Without one, and with other checksums, the body is not signed.
+#[derive(Debug)]
+struct Signed(Option<String>);
+
+#[dyn_dispatch_hint]
+impl Intercept for Signed {
+    fn name(&self) -> &'static str {
+        "Signed"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        config.interceptor_state().store_put(match &self.0 {
+            Some(sha256) => PayloadSigningOverride::Precomputed(sha256.clone()),
+            None => PayloadSigningOverride::UnsignedPayload,
+        });
+        Ok(())
+    }
+}
+
 /// What is there of an upload.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Parts {
@@ -951,11 +1024,12 @@ fn tags_of(config: &S3Config) -> Option<String> {
 fn customer_key(key: &Secret) -> Result<CustomerKey> {
     let key = key.expose().trim();
     let bytes = base64::decode(key).unwrap_or_default();
-    match bytes.len() == 32 {
-        true => Ok(CustomerKey { key: key.to_owned(), md5: base64::encode(Md5::digest(bytes)) }),
-        false => Err(Error::new(ErrorKind::Invalid, "`sse_customer_key` is not 32 bytes in base64")
-            .with_hint("make one with: openssl rand -base64 32")),
+    if bytes.len() != 32 {
+        return Err(Error::new(ErrorKind::Invalid, "`sse_customer_key` is not 32 bytes in base64")
+            .with_hint("make one with: openssl rand -base64 32"));
     }
+    let sums = Sums::of(Checksum::Md5, &[bytes.into()]);
+    Ok(CustomerKey { key: key.to_owned(), md5: sums.md5.unwrap_or_default() })
 }
 
 /// The way to the server.

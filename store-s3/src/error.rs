@@ -166,6 +166,12 @@ fn unreachable(what: &str, text: &str, passing: bool) -> Error {
                 "there are no credentials",
                 "set `access_key` and `secret_key`, or give the environment what the AWS SDK looks for",
             )
+        } else if has(&["while loading credentials"]) {
+            (
+                ErrorKind::Denied,
+                "the credentials could not be had",
+                "set `access_key` and `secret_key`, or see to what the AWS SDK asked for them",
+            )
         } else if has(&["missing region", "a region must be set"]) {
             (ErrorKind::Invalid, "no region is known", "set `region`")
         } else if has(&["certificate", "unknownissuer", "notvalidforname"]) {

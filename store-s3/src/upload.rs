@@ -1,11 +1,10 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use aws_sdk_s3::types::CompletedPart;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use store_core::{
     BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint,
-    buffer::{Buffer, Pool},
-    driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
+    driver::{ATTEMPTS, InFlight, Payload, Pending, Request, Steps, again, pause, token},
 };
 
 use crate::{
@@ -27,9 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct S3Upload {
     target: Arc<Target>,
     plan: Plan,
-    /// Buffers of the size of the next piece.
-    pool: Pool,
-    filling: Option<Buffer>,
+    /// What the next part, or piece of one, has so far.
+    filling: Payload,
     opening: Pending<Opened>,
     creating: Pending<String>,
     /// It will be longer than one part, as far as is known.
@@ -100,13 +98,11 @@ impl S3Upload {
         let plan = Plan::new(&store.config, hint.total)?;
         let token = token()?;
         let sidecar = store.place.sidecar(id.as_str(), &token);
-        let pool = pool_of(&store, plan.piece(1));
         let target = Arc::new(Target { store, id: id.clone(), key, token, sidecar });
         Ok(Self {
             target,
             plan,
-            pool,
-            filling: None,
+            filling: Payload::default(),
             opening: Pending::default(),
             creating: Pending::default(),
             long: hint.total.is_some_and(|total| total > plan.piece(1)),
@@ -125,25 +121,22 @@ impl S3Upload {
 
     async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
-            if self.filling.is_none() {
-                self.make_room().await?;
+            let full = self.plan.piece(self.started + 1);
+            if self.filling.is_empty() {
+                self.make_room(full).await?;
             }
-            let pool = &self.pool;
-            let buffer = self.filling.get_or_insert_with(|| pool.take());
-            let taken = buffer.fill(&bytes);
-            bytes.advance(taken);
-            if buffer.room() == 0 {
+            if self.filling.fill(&mut bytes, full) {
                 self.send().await?;
             }
         }
         Ok(())
     }
 
-    /// Waits until one more part fits into the window.
-    async fn make_room(&mut self) -> Result<()> {
+    /// Waits until `len` more bytes fit into the window.
+    async fn make_room(&mut self, len: u64) -> Result<()> {
         let config = &self.target.store.config;
         let (window, most) = (config.window.0, config.concurrency as usize);
-        while !self.flying.has_room(self.pool.size() as u64, window, most) {
+        while !self.flying.has_room(len, window, most) {
             self.land().await?;
         }
         Ok(())
@@ -168,22 +161,16 @@ impl S3Upload {
         Ok(())
     }
 
-    /// Sends what is in the buffer: as the next part, or as a piece of one.
+    /// Sends what has come: as the next part, or as a piece of one.
     async fn send(&mut self) -> Result<()> {
         let upload = self.upload().await?;
         let number = self.next()?;
-        let Some(buffer) = self.filling.take() else { return Ok(()) };
-        let bytes = buffer.freeze();
+        let payload = std::mem::take(&mut self.filling);
         if self.plan.is_gathered(number) {
-            self.gather(number, bytes).await?;
-        } else {
-            self.started = number;
-            self.spawn_part(None, upload, number, bytes);
+            return self.gather(number, payload).await;
         }
-        let next = self.plan.piece(self.started + 1);
-        if next != self.pool.size() as u64 {
-            self.pool = pool_of(&self.target.store, next);
-        }
+        self.started = number;
+        self.spawn_part(None, upload, number, payload);
         Ok(())
     }
 
@@ -209,18 +196,18 @@ impl S3Upload {
         }
     }
 
-    fn spawn_part(&mut self, piece_of: Option<String>, upload: String, number: i32, bytes: Bytes) {
-        let (target, held, kept) = (Arc::clone(&self.target), bytes.len() as u64, self.kept);
+    fn spawn_part(&mut self, piece_of: Option<String>, upload: String, number: i32, payload: Payload) {
+        let (target, held, kept) = (Arc::clone(&self.target), payload.len(), self.kept);
         let request = Request::spawn(async move {
             let key = piece_of.as_ref().unwrap_or(&target.key);
-            let part = again(|| target.store.client.part(key, &upload, number, bytes.clone(), kept)).await?;
+            let part = again(|| target.store.client.part(key, &upload, number, &payload, kept)).await?;
             Ok(if piece_of.is_some() { Landed::Piece(part) } else { Landed::Part(part) })
         });
         self.flying.push(request, held);
     }
 
     /// Sends a piece of the part `number`, and ends that part if it is long enough.
-    async fn gather(&mut self, number: i32, bytes: Bytes) -> Result<()> {
+    async fn gather(&mut self, number: i32, payload: Payload) -> Result<()> {
         if self.gathering.is_none() {
             self.gathered = true;
             let key = self.target.store.place.gathered(self.target.id.as_str(), &self.target.token, number);
@@ -229,10 +216,10 @@ impl S3Upload {
         }
         let Some(gathering) = &mut self.gathering else { return Ok(()) };
         gathering.started += 1;
-        gathering.len += bytes.len() as u64;
+        gathering.len += payload.len();
         let (key, upload, piece) = (gathering.key.clone(), gathering.upload.clone(), gathering.started);
         let ends = self.plan.ends(number, gathering.len);
-        self.spawn_part(Some(key), upload, piece, bytes);
+        self.spawn_part(Some(key), upload, piece, payload);
         match ends {
             true => self.end_gathering().await,
             false => Ok(()),
@@ -325,7 +312,7 @@ impl Steps for S3Upload {
     }
 
     async fn finish(&mut self, meta: &Meta) -> Result<Request<()>> {
-        if self.upload.is_some() && self.filling.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
+        if self.upload.is_some() && !self.filling.is_empty() {
             self.send().await?;
         }
         // The metadata goes along with the last parts: nothing is visible yet.
@@ -342,7 +329,7 @@ impl Steps for S3Upload {
         }
         let body = match &self.upload {
             Some(upload) => Body::Parts(upload.clone(), std::mem::take(&mut self.parts)),
-            None => Body::Whole(self.filling.take().map(Buffer::freeze).unwrap_or_default()),
+            None => Body::Whole(std::mem::take(&mut self.filling)),
         };
         let (target, size) = (Arc::clone(&self.target), meta.size);
         Ok(Request::spawn(async move { Box::pin(target.commit(body, size)).await }))
@@ -396,7 +383,7 @@ enum Body {
     /// The parts of a multipart upload.
     Parts(String, Vec<CompletedPart>),
     /// All of a small blob.
-    Whole(Bytes),
+    Whole(Payload),
 }
 
 impl Target {
@@ -406,7 +393,7 @@ impl Target {
         let client = &self.store.client;
         let mut opened = Opened::default();
         let start = async {
-            opened.sidecar_etag = again(|| client.put(&self.sidecar, Bytes::new(), Only::Always)).await?;
+            opened.sidecar_etag = self.place_sidecar().await?;
             if creates {
                 opened.upload = Some(again(|| client.create(&self.key, &self.token, false)).await?);
             }
@@ -428,6 +415,26 @@ impl Target {
             tracing::warn!(%error, "an upload that did not begin is still there; sweep will remove it");
         }
         Err(error)
+    }
+
+    /// Writes the empty sidecar, and gives its entity tag. A request that is given up and arrives late must not empty it
+    /// when the metadata is in it: it asks for a free key, of servers that are not known to ignore this.
+    async fn place_sidecar(&self) -> Result<Option<String>> {
+        let client = self.store.known_committer().unwrap_or(&self.store.client);
+        let placed = match again(|| client.put(&self.sidecar, Bytes::new(), Only::New)).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                again(|| client.put(&self.sidecar, Bytes::new(), Only::Always)).await
+            }
+            placed => placed,
+        };
+        match placed {
+            // By an attempt whose reply was lost: nobody else knows the token.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let sidecar = again(|| client.head(&self.sidecar)).await?;
+                Ok(sidecar.ok_or_else(Error::swept)?.etag)
+            }
+            placed => placed,
+        }
     }
 
     /// Makes the object, whose metadata is written.
@@ -531,7 +538,7 @@ impl Target {
                 return if ours { Ok(()) } else { Err(Error::taken(&self.id)) };
             }
             let outcome = match body {
-                Body::Whole(bytes) => client.put_blob(&self.key, bytes.clone(), &self.token).await,
+                Body::Whole(payload) => client.put_blob(&self.key, payload, &self.token).await,
                 Body::Parts(upload, parts) => {
                     client.complete(&self.key, upload, parts.clone(), Only::New).await
                 }
@@ -549,7 +556,7 @@ impl Target {
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
                 // The request before, whose reply was lost, may be at work still: MinIO then misses the parts that it has
-                // moved already.
+                // moved already. Where it gave up in the middle, since nobody waited, it misses them for ever.
                 None if before.is_some() => {}
                 None => return Err(error),
             }
@@ -583,7 +590,14 @@ impl Target {
 
     /// Trusts no status alone: servers have stored other than what they were sent, and some let the last writer win.
     async fn check(&self, size: u64) -> Result<()> {
-        match again(|| self.store.client.head(&self.key)).await {
+        let client = &self.store.client;
+        let (object, sidecar) =
+            tokio::join!(again(|| client.head(&self.key)), again(|| client.head(&self.sidecar)));
+        // A sweep that saw no blob may have taken its metadata; one that looks from now on gives it back.
+        if let Ok(None) = sidecar {
+            return Err(Error::swept());
+        }
+        match object {
             Ok(Some(object)) if object.token.as_deref() != Some(&self.token) => Err(Error::taken(&self.id)),
             Ok(Some(object)) if object.size != size => {
                 let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
@@ -608,12 +622,4 @@ fn copied_parts(size: u64) -> impl Iterator<Item = Range<u64>> + Send {
         let start = part_index * part;
         start..size.min(start + part)
     })
-}
-
-/// Buffers of `size`: those that all uploads share, or others.
-fn pool_of(store: &Shared, size: u64) -> Pool {
-    match size == store.pool.size() as u64 {
-        true => store.pool.clone(),
-        false => Pool::new(size as usize, 1),
-    }
 }

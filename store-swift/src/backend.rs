@@ -21,7 +21,7 @@ use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
     Result, Secret, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
-    driver::{Cutoff, Gathered, Guarded, Request, again, stream_ahead},
+    driver::{Cutoff, Gathered, Guarded, Payload, Request, again, stream_ahead},
     file::blocking,
 };
 
@@ -252,8 +252,10 @@ impl Shared {
     pub(crate) async fn tidy(&self, container: &str) -> Result<()> {
         if self.place.multi_tenant {
             let segments = self.place.segments(container);
-            again(|| self.client.delete_container(&segments)).await?;
-            again(|| self.client.delete_container(container)).await?;
+            // Where there are segments, somebody is about to make a blob of them.
+            if again(|| self.client.delete_container(&segments)).await? {
+                again(|| self.client.delete_container(container)).await?;
+            }
         }
         Ok(())
     }
@@ -539,7 +541,8 @@ impl Shared {
         // It may be committed in this moment: the mark tells its writer, or the second look tells of its blob.
         let staged = self.place.staged(&group.name, &group.token);
         let mark = format!("{staged}{MARK}");
-        again(|| self.client.put(&segments, &mark, &[])).await?;
+        let empty = Payload::default();
+        again(|| self.client.put(&segments, &mark, &empty)).await?;
         if committed().await? {
             again(|| self.client.delete(&segments, &mark)).await?;
             return Ok(());
@@ -654,7 +657,11 @@ impl Backend for SwiftBackend {
         if let Some(total) = size.total
             && self.shared.info.can.capacity
         {
-            let left = self.shared.capacity().await?.free;
+            let left = match self.shared.capacity().await {
+                // The quota is gone, or not for this user to see.
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Denied) => u64::MAX,
+                capacity => capacity?.free,
+            };
             if total > left {
                 let text = format!("{total} bytes do not fit into the {left} that the quota leaves");
                 return Err(

@@ -1,12 +1,9 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    convert::Infallible,
+    collections::BTreeSet,
     ops::Range,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,13 +11,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use hmac::{Hmac, KeyInit, Mac};
-use http_body::Frame;
 use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde::Deserialize;
 use sha2::Sha256;
 use store_core::{
     Error, ErrorKind, Location, Meta, Result, Secret,
-    driver::{ATTEMPTS, Gathered, GoingOn, again, pause},
+    driver::{ATTEMPTS, Gathered, GoingOn, Payload, again, pause},
     file::blocking,
 };
 
@@ -243,38 +239,15 @@ fn etag(headers: &HeaderMap) -> Option<String> {
 }
 
 /// A body, whose length is said even if it is none: Swift wants it.
-fn with_body(call: RequestBuilder, pieces: &[Bytes]) -> RequestBuilder {
-    match pieces.iter().all(Bytes::is_empty) {
-        true => call.header("content-length", "0"),
-        false => call.body(reqwest::Body::wrap(Pieces(pieces.to_vec().into()))),
+fn with_body(call: RequestBuilder, payload: &Payload) -> RequestBuilder {
+    match payload.is_empty() {
+        true => without_body(call),
+        false => call.body(reqwest::Body::wrap(payload.clone())),
     }
 }
 
-/// A body in pieces, none of which is copied.
-struct Pieces(VecDeque<Bytes>);
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
-    }
-}
-
-fn length(pieces: &[Bytes]) -> u64 {
-    pieces.iter().map(|piece| piece.len() as u64).sum()
+fn without_body(call: RequestBuilder) -> RequestBuilder {
+    call.header("content-length", "0")
 }
 
 /// The path of an object, or of a container, behind the account's.
@@ -404,7 +377,7 @@ impl Client {
         const WHAT: &str = "set up the container or the account";
         let path = if container.is_empty() { String::new() } else { path(container, "") };
         let reply = self.call(WHAT, method, path, CALL, |call| {
-            let mut call = with_body(call, &[]);
+            let mut call = without_body(call);
             for (name, value) in headers {
                 call = match secret(value) {
                     Ok(value) => call.header(*name, value),
@@ -416,13 +389,14 @@ impl Client {
         done(WHAT, reply.await?).await.map(drop)
     }
 
-    /// Removes a container, unless something is in it.
-    pub(crate) async fn delete_container(&self, container: &str) -> Result<()> {
+    /// Removes a container, unless something is in it; says whether it is gone.
+    pub(crate) async fn delete_container(&self, container: &str) -> Result<bool> {
         const WHAT: &str = "delete the container";
         let reply = self.call(WHAT, Method::DELETE, &path(container, ""), CALL, |call| call).await?;
         match reply.status().as_u16() {
-            404 | 409 => Ok(()),
-            _ => done(WHAT, reply).await.map(drop),
+            404 => Ok(true),
+            409 => Ok(false),
+            _ => done(WHAT, reply).await.map(|_| true),
         }
     }
 
@@ -591,11 +565,11 @@ impl Client {
     }
 
     /// Writes an object of the store's own, or a segment, and gives its entity tag.
-    pub(crate) async fn put(&self, container: &str, object: &str, pieces: &[Bytes]) -> Result<String> {
+    pub(crate) async fn put(&self, container: &str, object: &str, payload: &Payload) -> Result<String> {
         const WHAT: &str = "write a segment";
-        let limit = transfer(length(pieces));
+        let limit = transfer(payload.len());
         let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
-            with_body(call.header("content-type", "application/octet-stream"), pieces)
+            with_body(call.header("content-type", "application/octet-stream"), payload)
         });
         Ok(etag(done(WHAT, reply.await?).await?.headers()).unwrap_or_default())
     }
@@ -605,16 +579,16 @@ impl Client {
         &self,
         container: &str,
         object: &str,
-        pieces: &[Bytes],
+        payload: &Payload,
         md5: Option<&str>,
         tags: &Tags,
         dynamic: Option<&str>,
     ) -> Result<()> {
         const WHAT: &str = "write a blob";
-        let limit = transfer(length(pieces));
+        let limit = transfer(payload.len());
         let reply = self.call(WHAT, Method::PUT, path(container, object), limit, |call| {
             let call = call.header("if-none-match", "*").header("content-type", "application/octet-stream");
-            let call = with_body(tags.on(call), pieces);
+            let call = with_body(tags.on(call), payload);
             match (dynamic, md5) {
                 // Ceph refuses an entity tag here.
                 (Some(prefix), _) => call.header("x-object-manifest", prefix),
@@ -690,7 +664,7 @@ impl Client {
         const WHAT: &str = "copy an object";
         let source = path(&from.container, &from.name);
         let reply = self.call(WHAT, Method::PUT, path(container, object), transfer(from.size), |call| {
-            let call = with_body(call.header("x-copy-from", &source), &[]);
+            let call = without_body(call.header("x-copy-from", &source));
             call.header("x-fresh-metadata", "true")
         });
         let reply = reply.await?;

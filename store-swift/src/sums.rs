@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use store_core::{Error, ErrorKind, Result, file::blocking};
+use store_core::{Error, ErrorKind, Result, driver::Payload, file::blocking};
 
 use crate::md5::{LANES, md5s};
 
@@ -68,8 +68,8 @@ impl Sums {
 }
 
 /// The MD5 of one text.
-pub(crate) async fn md5(pieces: Vec<Bytes>) -> Result<String> {
-    blocking(move || Ok(md5s(&[&pieces]).concat())).await
+pub(crate) async fn md5(payload: Payload) -> Result<String> {
+    blocking(move || Ok(md5s(&[payload.pieces()]).concat())).await
 }
 
 #[cfg(test)]
@@ -78,14 +78,14 @@ mod tests {
 
     use super::*;
 
-    fn text(number: usize) -> Vec<Bytes> {
-        vec![Bytes::from(vec![number as u8; 1000 * number])]
+    fn text(number: usize) -> Payload {
+        Bytes::from(vec![number as u8; 1000 * number]).into()
     }
 
     #[tokio::test]
     async fn each_segment_gets_its_own() {
         let sums = Arc::new(Sums::default());
-        let full: Vec<bool> = (0..9).map(|number| sums.add(number, &text(number))).collect();
+        let full: Vec<bool> = (0..9).map(|number| sums.add(number, text(number).pieces())).collect();
         assert_eq!(full.iter().filter(|full| **full).count(), 2);
         let tasks = (0..9).rev().map(|number| {
             let sums = Arc::clone(&sums);
@@ -103,7 +103,7 @@ mod tests {
     async fn a_dropped_computation_loses_nothing() {
         let sums = Sums::default();
         for number in 0..3 {
-            assert!(!sums.add(number, &text(number)));
+            assert!(!sums.add(number, text(number).pieces()));
         }
         let first = futures::poll!(std::pin::pin!(sums.compute(1)));
         assert!(first.is_pending());

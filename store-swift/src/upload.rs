@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use store_core::{
     BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Size, SizeHint,
-    driver::{ATTEMPTS, InFlight, Pending, Request, Steps, again, pause, token},
+    driver::{ATTEMPTS, InFlight, Payload, Pending, Request, Steps, again, pause, token},
 };
 use tokio::sync::OnceCell;
 
@@ -32,9 +32,8 @@ pub(crate) struct SwiftUpload {
     taken: u64,
     /// Whether the id is taken, while the first bytes come or are on their way.
     looking: Option<Request<Option<bool>>>,
-    /// What the next segment has so far: the pieces as they came, since a copy of each byte costs.
-    filling: Vec<Bytes>,
-    filled: u64,
+    /// What the next segment has so far.
+    filling: Payload,
     /// Segments on their way.
     flying: InFlight<Request<Segment>>,
     segments: Vec<Segment>,
@@ -94,8 +93,7 @@ impl SwiftUpload {
             total: hint.total,
             taken: 0,
             looking,
-            filling: Vec::new(),
-            filled: 0,
+            filling: Payload::default(),
             flying: InFlight::default(),
             segments: Vec::new(),
             groups: Vec::new(),
@@ -106,20 +104,19 @@ impl SwiftUpload {
 
     async fn fill(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
-            if self.filled == self.next {
+            if self.filling.len() == self.next {
                 self.send().await?;
             }
             if self.filling.is_empty() {
                 self.make_room().await?;
             }
-            let piece = bytes.split_to(bytes.len().min((self.next - self.filled) as usize));
-            self.filled += piece.len() as u64;
-            self.taken += piece.len() as u64;
-            self.filling.push(piece);
+            let before = bytes.len();
+            self.filling.fill(&mut bytes, self.next);
+            self.taken += (before - bytes.len()) as u64;
         }
         // Without waiting for more, or for digests: unless that may be all of a blob that takes one request.
         let large = self.started > 0 || self.total.is_some_and(|total| total > self.size);
-        match large && (self.filled == self.next || Some(self.taken) == self.total) {
+        match large && (self.filling.len() == self.next || Some(self.taken) == self.total) {
             true => self.send().await,
             false => Ok(()),
         }
@@ -189,11 +186,11 @@ impl SwiftUpload {
             return Ok(());
         }
         self.check_free(false).await?;
-        let (number, pieces) = (self.started, std::mem::take(&mut self.filling));
-        let len = std::mem::take(&mut self.filled);
+        let (number, payload) = (self.started, std::mem::take(&mut self.filling));
+        let len = payload.len();
         self.started += 1;
         let target = Arc::clone(&self.target);
-        self.flying.push(Request::spawn(async move { target.segment(number, pieces).await }), len);
+        self.flying.push(Request::spawn(async move { target.segment(number, payload).await }), len);
         let grows = self.total.is_none();
         if grows && number == 0 {
             self.land().await?;
@@ -299,7 +296,7 @@ pub(crate) enum Body {
     /// Objects that are there.
     Segments(Vec<Segment>),
     /// All of a small blob.
-    Whole(Vec<Bytes>),
+    Whole(Payload),
 }
 
 fn segment_name(target: &Target, number: usize) -> String {
@@ -341,16 +338,15 @@ impl Target {
     }
 
     /// Stores one segment, however often it takes.
-    async fn segment(&self, number: usize, pieces: Vec<Bytes>) -> Result<Segment> {
+    async fn segment(&self, number: usize, payload: Payload) -> Result<Segment> {
         let name = segment_name(self, number);
-        let size = pieces.iter().map(|piece| piece.len() as u64).sum();
         let checked = self.store.client.limits.checksum;
-        let full = checked && self.sums.add(number, &pieces);
+        let full = checked && self.sums.add(number, payload.pieces());
         let sum = OnceCell::new();
         // The server says the MD5 of what it has stored. It is not told ours: what comes of the wait until several
         // segments are under way is that their MD5s cost a quarter.
         let put = || async {
-            let etag = self.store.client.put(&self.segments, &name, &pieces).await?;
+            let etag = self.store.client.put(&self.segments, &name, &payload).await?;
             match checked {
                 true => same(sum.get_or_try_init(|| self.sums.of(number)).await?, etag),
                 false => Ok(etag),
@@ -373,7 +369,7 @@ impl Target {
             }
         });
         let etag = stored.map_err(|error| no_container(error, &self.segments))?;
-        Ok(Segment { container: self.segments.clone(), name, etag, size, is_list: false })
+        Ok(Segment { container: self.segments.clone(), name, etag, size: payload.len(), is_list: false })
     }
 
     /// Has the server copy an object to where a segment belongs.
@@ -395,7 +391,7 @@ impl Target {
         let (tags, beside) = Tags::new(&self.token, meta, self.store.config.expire.map(|span| span.0));
         let client = &self.store.client;
         if beside {
-            let json = [Bytes::from(meta.to_json())];
+            let json = Payload::from(Bytes::from(meta.to_json()));
             let sidecar = self.sidecar();
             let put = || client.put(&self.segments, &sidecar, &json);
             if let Err(error) = again(put).await {
@@ -417,7 +413,7 @@ impl Target {
             _ => None,
         };
         let md5 = match &body {
-            Body::Whole(pieces) if client.limits.checksum => Some(md5(pieces.clone()).await?),
+            Body::Whole(payload) if client.limits.checksum => Some(md5(payload.clone()).await?),
             _ => None,
         };
         self.publish(&body, md5.as_deref(), &tags, dynamic.as_deref()).await?;
@@ -476,9 +472,9 @@ impl Target {
                 return if ours { Ok(()) } else { Err(Error::taken(&self.id)) };
             }
             let outcome = match body {
-                Body::Whole(pieces) => client.put_blob(container, object, pieces, md5, tags, None).await,
+                Body::Whole(payload) => client.put_blob(container, object, payload, md5, tags, None).await,
                 Body::Segments(_) if dynamic.is_some() => {
-                    client.put_blob(container, object, &[], None, tags, dynamic).await
+                    client.put_blob(container, object, &Payload::default(), None, tags, dynamic).await
                 }
                 Body::Segments(segments) => {
                     client.put_manifest(container, object, segments, Some(tags)).await.map(drop)
@@ -491,9 +487,14 @@ impl Target {
                 Some(false) => return Err(Error::taken(&self.id)),
                 None if error.kind() == ErrorKind::NotFound => {
                     // Swift names the segments that are missing, Ceph does not.
-                    let segments = matches!(body, Body::Segments(_));
-                    let there = segments && again(|| client.container(container)).await?.is_some();
-                    return Err(if there { Error::swept() } else { no_container(error, container) });
+                    let there = again(|| client.container(container)).await?.is_some();
+                    let ours = self.store.place.many() || self.store.config.create_container;
+                    match (there, body) {
+                        (true, Body::Segments(_)) => return Err(Error::swept()),
+                        // An empty container is tidied away by whoever finds it, be there a commit on its way or not.
+                        (false, _) if ours => self.store.create_again(container).await?,
+                        _ => return Err(no_container(error, container)),
+                    }
                 }
                 // The one that was in the way is gone by now.
                 None if error.kind() == ErrorKind::AlreadyExists => {}

@@ -335,9 +335,14 @@ fn transactions(server: &Server) -> Outcome {
         let error = refused(SwiftBackend::connect(&config).await, ErrorKind::Denied, "token")?;
         check(error.message().contains("transaction tx"), format!("no transaction in {error}"))?;
         check(!format!("{error:?}").contains("AUTH_tkwrong"), "the token shows")?;
-        let put = put(&store, "a", &content(10)).await;
-        // It made its container once; now it is gone.
-        refused(put, ErrorKind::Invalid, "create_container").map(drop)
+        // It made its container once, and makes it again.
+        text(put(&store, "a", &content(10)).await)?;
+        let mut config = server.config(&name);
+        config.create_container = false;
+        let careful = open(&config).await?;
+        raw.delete(&format!("/{name}/a")).await?;
+        raw.delete(&format!("/{name}")).await?;
+        refused(put(&careful, "a", &content(10)).await, ErrorKind::Invalid, "create_container").map(drop)
     })
 }
 

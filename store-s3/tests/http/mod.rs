@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -190,6 +191,8 @@ pub(crate) enum Break {
     Middle,
     /// The server hears all, and nobody waits for its reply.
     After,
+    /// The server hears all, but only when the client has tried again.
+    Late,
     /// The server replies, and the reply is lost.
     Reply,
     /// Half of the reply arrives.
@@ -197,8 +200,12 @@ pub(crate) enum Break {
 }
 
 impl Break {
-    pub(crate) const ALL: [Self; 5] = [Self::Before, Self::Middle, Self::After, Self::Reply, Self::HalfReply];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Before, Self::Middle, Self::After, Self::Late, Self::Reply, Self::HalfReply];
 }
+
+/// How long a late request takes.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A proxy in front of a server that breaks the connection under one request of a kind.
 pub(crate) struct Breaker {
@@ -210,6 +217,8 @@ pub(crate) struct Breaker {
 struct State {
     armed: Mutex<Option<(&'static str, usize, Break)>>,
     fired: AtomicBool,
+    /// The broken request is not under way any more.
+    over: AtomicBool,
 }
 
 impl State {
@@ -248,6 +257,15 @@ impl Breaker {
                             Some(Break::Middle) => body = &body[..body.len() / 2],
                             _ => {}
                         }
+                        if at == Some(Break::Late) {
+                            drop(client);
+                            tokio::time::sleep(LATE).await;
+                            if server.write_all(&[&head, body].concat()).await.is_ok() {
+                                read_reply(&mut server, &request.method).await;
+                            }
+                            state.over.store(true, Ordering::Relaxed);
+                            return None;
+                        }
                         server.write_all(&head).await.ok()?;
                         server.write_all(body).await.ok()?;
                         if matches!(at, Some(Break::Middle | Break::After)) {
@@ -279,6 +297,13 @@ impl Breaker {
     /// Whether there was one.
     pub(crate) fn has_fired(&self) -> bool {
         self.state.fired.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a late request has arrived.
+    pub(crate) async fn late(&self) {
+        while !self.state.over.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
