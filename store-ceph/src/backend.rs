@@ -1,4 +1,11 @@
-use std::{fmt, fs::File, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::File,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +26,7 @@ use crate::{
     client::{Images, META, both},
     error::from_errno,
     ffi::Image,
-    location::Target,
+    location::{Target, staged_id},
     upload::{CephUpload, settle},
 };
 
@@ -134,6 +141,23 @@ impl Shared {
         Ok(CephDownload { stat, open: Arc::new(open) })
     }
 
+    /// The blob that an image of the pool's directory is, if it is one.
+    fn listed(&self, name: &str, image: &str, early: &Mutex<HashSet<String>>) -> Result<Option<Entry>> {
+        let early = || early.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = staged_id(name) {
+            if !self.images.is_published(&id, image)? {
+                return Ok(None);
+            }
+            early().insert(image.to_owned());
+            return self.entry(id, image);
+        }
+        match name.parse() {
+            Ok(id) if !early().contains(image) => self.entry(id, image),
+            // What has no id for a name was not written by a store.
+            _ => Ok(None),
+        }
+    }
+
     /// The blob of this name and image, if it is one: if it has the store's snapshot.
     fn entry(&self, id: BlobId, image: &str) -> Result<Option<Entry>> {
         let place = &self.images.place;
@@ -193,14 +217,15 @@ impl Backend for CephBackend {
             let last = page.last().map(|(name, _)| name.clone());
             Ok::<_, Error>(last.map(|last| (page, last)))
         });
+        // What was found by the name that it had under way has its own on a later page by then.
+        let early = Arc::new(Mutex::new(HashSet::new()));
         pages
             .map_ok(move |page| {
-                // What has no id for a name was not written by a store.
-                let named = |(name, image): (String, String)| Some((name.parse().ok()?, image));
-                stream::iter(page.into_iter().filter_map(named))
-                    .map(move |(id, image)| {
-                        let shared = Arc::clone(&self.shared);
-                        blocking(move || shared.entry(id, &image))
+                let early = Arc::clone(&early);
+                stream::iter(page)
+                    .map(move |(name, image)| {
+                        let (shared, early) = (Arc::clone(&self.shared), Arc::clone(&early));
+                        blocking(move || shared.listed(&name, &image, &early))
                     })
                     .buffer_unordered(LISTED_AT_ONCE)
             })

@@ -200,7 +200,11 @@ impl Images {
         if let Some(why) = used?.filter(|why| !self.may_trash(*why)) {
             return Err(why.into_error());
         }
-        match self.trash(name, &id) {
+        let mut moved = self.trash(name, &id);
+        if moved == Err(Errno::ENOENT) && self.finish_commit_of(name, &id)? {
+            moved = self.trash(name, &id);
+        }
+        match moved {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Err(Error::not_found(at)),
             Err(Errno::EBUSY) => return Err(Used::Open.into_error()),
@@ -434,7 +438,11 @@ impl Images {
         let watched = image.has_watchers().map_err(wrong)?;
         drop(image);
         if !watched {
-            return self.discard(name).map(|()| Some(bytes));
+            // Its process is gone, or was faster: it closes the image after it has published it.
+            return match self.finish_commit(name, id)? {
+                true => Ok(None),
+                false => self.discard(name).map(|()| Some(bytes)),
+            };
         }
         // Its process lives, or died less than half a minute ago. It cannot be removed yet, but not be finished either.
         let known = self.pool.has_attribute(&header(id), SWEPT).map_err(wrong)?;
@@ -455,8 +463,8 @@ impl Images {
         match time.map_err(|e| from_errno("look at an upload", e))? {
             Some(time) if !old.takes(time) => return Ok(None),
             Some(_) => {}
-            // Renamed meanwhile, or half way of it.
-            None => return self.finish_commit(name, id).map(|_| None),
+            // Renamed meanwhile, or half way of it, or half way of its removal.
+            None => {}
         }
         if self.finish_commit(name, id)? {
             return Ok(None);
@@ -464,11 +472,31 @@ impl Images {
         self.remove(name).map(|()| Some(0))
     }
 
+    /// Whether an image under way is a blob already: the first step of its rename is done.
+    pub(crate) fn is_published(&self, blob: &BlobId, id: &str) -> Result<bool> {
+        Ok(self.id_of(blob.as_str())?.as_deref() == Some(id))
+    }
+
+    /// The same as [`finish_commit`](Self::finish_commit) by what the blob is called.
+    fn finish_commit_of(&self, blob: &str, id: &str) -> Result<bool> {
+        let mut input = Vec::new();
+        push_text(&mut input, id);
+        let name = match self.pool.call(DIRECTORY, "dir_get_name", &input, 4096) {
+            Ok(answer) => Fields(&answer).text(),
+            Err(Errno::ENOENT) => None,
+            Err(error) => return Err(from_errno("look for the image's name", error)),
+        };
+        match name.filter(|name| staged_id(name).is_some_and(|staged| staged.as_str() == blob)) {
+            Some(name) => self.finish_commit(&name, id),
+            None => Ok(false),
+        }
+    }
+
     /// A rename is three steps: the new name is taken, the directory is changed, the old name is given up. After the first
     /// the blob is there. If its process was killed then, this takes the other steps, and says so.
     fn finish_commit(&self, name: &str, id: &str) -> Result<bool> {
         let Some(blob) = staged_id(name) else { return Ok(false) };
-        if self.id_of(blob.as_str())?.as_deref() != Some(id) {
+        if !self.is_published(&blob, id)? {
             return Ok(false);
         }
         match self.change_name(name, blob.as_str(), id) {
