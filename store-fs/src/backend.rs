@@ -21,7 +21,7 @@ use store_core::{
     buffer::Pool,
     file::{self, blocking},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     FsConfig, Staging,
@@ -52,7 +52,13 @@ pub(crate) struct Shared {
     named_staging: bool,
     pub(crate) pool: Pool,
     pub(crate) spare_writes: Arc<Semaphore>,
+    /// Held by each call on its blocking thread, however long that is.
+    calls: Arc<Semaphore>,
 }
+
+/// Calls at once: a share that does not answer holds so many of the process's blocking threads, and leaves the others to the
+/// stores that do.
+const CALLS_AT_ONCE: usize = 64;
 
 impl FsBackend {
     /// Prepares the data directories. Blocks on the file system.
@@ -101,6 +107,7 @@ impl FsBackend {
             named_staging: !unnamed,
             pool: Pool::new(CHUNK, 48),
             spare_writes: Arc::new(Semaphore::new(SPARE_WRITES)),
+            calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -111,11 +118,21 @@ impl FsBackend {
         work: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || work(&shared)).await
+        let call = shared.call().await;
+        blocking(move || {
+            let _until_it_ends = call;
+            work(&shared)
+        })
+        .await
     }
 }
 
 impl Shared {
+    /// Room for one more call.
+    async fn call(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.calls).acquire_owned().await.ok() // It is never closed.
+    }
+
     /// The open directory, and the name in it, that `at` leads to.
     fn find(&self, at: &Location) -> Result<(OpenDir, OsString)> {
         let directories = self.directories.iter().map(|directory| (directory.path.as_path(), directory));
@@ -160,7 +177,8 @@ impl Shared {
         candidates.sort_by_key(|(priority, free, _)| std::cmp::Reverse((*priority, *free)));
         let most = candidates.iter().map(|(_, free, _)| *free).max().unwrap_or_default();
         let fits = candidates.into_iter().find(|(_, free, _)| *free >= needed.max(1));
-        fits.map(|(_, _, open)| open).ok_or_else(|| no_space(&self.directories[0].path, needed, most))
+        fits.map(|(_, _, open)| open)
+            .ok_or_else(|| no_space(&self.directories[0].path, needed, most, self.config.reserve.0))
     }
 
     fn begin(self: &Arc<Self>, id: &BlobId, size: SizeHint) -> Result<FsUpload> {
@@ -252,7 +270,8 @@ impl Backend for FsBackend {
 
     fn list(&self) -> BoxStream<'_, Result<Entry>> {
         // What one directory ends in comes last, so that it does not hide the blobs of the others.
-        let entries = stream::iter(&self.shared.directories).map(list_directory).flatten();
+        let entries = stream::iter(&self.shared.directories);
+        let entries = entries.map(|directory| list_directory(&self.shared, directory)).flatten();
         let mut failure = None;
         let with_end = entries.map(Some).chain(stream::once(future::ready(None)));
         let ordered = with_end.filter_map(move |entry| {
@@ -312,14 +331,17 @@ impl Backend for FsBackend {
 const LISTED_AT_ONCE: usize = 512;
 
 /// Lists one directory, a batch at a time.
-fn list_directory(directory: &DataDir) -> BoxStream<'static, Result<Entry>> {
+fn list_directory(shared: &Arc<Shared>, directory: &DataDir) -> BoxStream<'static, Result<Entry>> {
     enum State {
         Closed(DataDir),
         Open(OpenDir, Dir),
         Done,
     }
-    let batches = stream::try_unfold(State::Closed(directory.clone()), |state| async move {
+    let first = (Arc::clone(shared), State::Closed(directory.clone()));
+    let batches = stream::try_unfold(first, |(shared, state)| async move {
+        let call = shared.call().await;
         blocking(move || {
+            let _until_it_ends = call;
             let (directory, mut entries) = match state {
                 State::Closed(directory) => {
                     let directory = directory.open()?;
@@ -332,7 +354,7 @@ fn list_directory(directory: &DataDir) -> BoxStream<'static, Result<Entry>> {
             let mut batch = VecDeque::with_capacity(LISTED_AT_ONCE);
             while batch.len() < LISTED_AT_ONCE {
                 let Some(entry) = entries.read() else {
-                    return Ok(Some((stream::iter(batch.into_iter().map(Ok)), State::Done)));
+                    return Ok(Some((stream::iter(batch.into_iter().map(Ok)), (shared, State::Done))));
                 };
                 let entry = entry.map_err(|errno| io("cannot list the data directory", errno))?;
                 // What has no id for a name was not written by a store.
@@ -345,7 +367,7 @@ fn list_directory(directory: &DataDir) -> BoxStream<'static, Result<Entry>> {
                     batch.push_back(Entry::new(id, at, size));
                 }
             }
-            Ok(Some((stream::iter(batch.into_iter().map(Ok)), State::Open(directory, entries))))
+            Ok(Some((stream::iter(batch.into_iter().map(Ok)), (shared, State::Open(directory, entries)))))
         })
         .await
     });

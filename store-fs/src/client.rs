@@ -310,12 +310,8 @@ impl OpenDir {
             Ok(())
         })?;
         self.each_old(SIDECARS, age, |sidecars, name, _| {
-            let Some((blob, inode)) = name.rsplit_once('.') else { return Ok(()) };
-            let stat = fs::statat(&self.fd, blob, AtFlags::SYMLINK_NOFOLLOW);
-            if !stat.is_ok_and(|stat| stat.st_ino.to_string() == inode) {
-                // At worst it stays until the next sweep.
-                let _ = fs::unlinkat(sidecars, name, AtFlags::empty());
-            }
+            // At worst it stays until the next sweep.
+            let _ = self.sweep_sidecar(sidecars, name);
             Ok(())
         })?;
         Ok(swept)
@@ -481,7 +477,7 @@ impl OpenDir {
         let file = &*staged.file;
         // Sets the length where the end is a hole, and gives back what was reserved beyond it.
         fs::ftruncate(file, size).map_err(step("cannot set the blob's length"))?;
-        self.write_meta(id, file, meta).map_err(step("cannot write the blob's metadata"))?;
+        let beside = self.write_meta(id, file, meta).map_err(step("cannot write the blob's metadata"))?;
         // fdatasync(2) would do for the bytes, but need not make the attribute durable.
         fs::fsync(file).map_err(step("cannot make the blob durable"))?;
         self.link(id, staged).map_err(|errno| match errno {
@@ -493,11 +489,19 @@ impl OpenDir {
                 errno,
             )),
         })?;
-        if let Err(error) = self.sync("cannot make the blob's name durable") {
+        let last = || {
+            // A sweep that saw no blob of the name may have taken the metadata; one that looks from now on gives it back.
+            if beside
+                && !self.has_sidecar(id, file).map_err(|errno| io("cannot look at the metadata", errno))?
+            {
+                return Err(Error::swept());
+            }
+            self.sync("cannot make the blob's name durable")
+        };
+        last().map_err(|error| {
             self.unpublish(id, staged);
-            return Err(Publish::Failed(error));
-        }
-        Ok(())
+            Publish::Failed(error)
+        })
     }
 
     /// Takes the name away from the blob that was published from `staged`, and from no other.
@@ -554,23 +558,60 @@ impl OpenDir {
             .is_some_and(|(named, ours)| (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino))
     }
 
-    fn write_meta(&self, id: &BlobId, file: &File, meta: &Meta) -> rustix::io::Result<()> {
+    /// Writes the metadata to the file, or beside it, and says whether that was beside.
+    fn write_meta(&self, id: &BlobId, file: &File, meta: &Meta) -> rustix::io::Result<bool> {
         let json = meta.to_json();
         match fs::fsetxattr(file, ATTRIBUTE, json.as_bytes(), XattrFlags::empty()) {
             Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) => {}
-            outcome => return outcome,
+            outcome => return outcome.map(|()| false),
         }
         let sidecars = self.make_private(SIDECARS)?;
         let name = sidecar(OsStr::new(id.as_str()), fs::fstat(file)?.st_ino);
-        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let sidecar = fs::openat(&sidecars, name, flags, Mode::from_raw_mode(0o644))?;
-        let mut left = json.as_bytes();
-        while !left.is_empty() {
-            left = &left[rustix::io::write(&sidecar, left)?..];
-        }
-        fs::fsync(&sidecar)?;
-        fs::fsync(sidecars)
+        write_sidecar(&sidecars, &name, json.as_bytes()).map(|()| true)
     }
+
+    fn has_sidecar(&self, id: &BlobId, file: &File) -> rustix::io::Result<bool> {
+        let name = sidecar(OsStr::new(id.as_str()), fs::fstat(file)?.st_ino);
+        match self.private(SIDECARS).and_then(|dir| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Removes metadata that belongs to no blob.
+    fn sweep_sidecar(&self, sidecars: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+        let Some((blob, inode)) = name.rsplit_once('.') else { return Ok(()) };
+        let is_there = || {
+            let stat = fs::statat(&self.fd, blob, AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| stat.st_ino.to_string() == inode)
+        };
+        if is_there() {
+            return Ok(());
+        }
+        let Some(json) =
+            inode.parse().ok().map(|inode| self.read_sidecar(OsStr::new(blob), inode)).transpose()?
+        else {
+            return fs::unlinkat(sidecars, name, AtFlags::empty());
+        };
+        fs::unlinkat(sidecars, name, AtFlags::empty())?;
+        // Committed in between: a commit looks for its metadata after it has made the name.
+        match json.filter(|_| is_there()) {
+            Some(json) => write_sidecar(sidecars, Path::new(name), &json),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_sidecar(sidecars: &OwnedFd, name: &Path, json: &[u8]) -> rustix::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let sidecar = fs::openat(sidecars, name, flags, Mode::from_raw_mode(0o644))?;
+    let mut left = json;
+    while !left.is_empty() {
+        left = &left[rustix::io::write(&sidecar, left)?..];
+    }
+    fs::fsync(&sidecar)?;
+    fs::fsync(sidecars)
 }
 
 /// Why a blob did not get its name.

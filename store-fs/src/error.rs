@@ -1,7 +1,7 @@
 use std::{fmt, path::Path};
 
 use rustix::io::Errno;
-use store_core::{Error, ErrorKind};
+use store_core::{Error, ErrorKind, Size};
 
 /// What a system call on a blob or data directory says.
 pub(crate) fn io(what: impl fmt::Display, errno: Errno) -> Error {
@@ -15,10 +15,18 @@ pub(crate) fn io(what: impl fmt::Display, errno: Errno) -> Error {
     }
 }
 
-pub(crate) fn no_space(path: &Path, needed: u64, free: u64) -> Error {
-    let (needed, free) = (store_core::Size(needed), store_core::Size(free));
-    Error::new(ErrorKind::NoSpace, format!("{needed} do not fit: {} has {free} left", path.display()))
-        .with_hint("delete blobs, or add a directory to the store")
+/// `free` is without what is to be left free.
+pub(crate) fn no_space(path: &Path, needed: u64, free: u64, reserve: u64) -> Error {
+    let (needed, free) = (Size(needed), Size(free));
+    let besides = match reserve {
+        0 => String::new(),
+        reserve => format!(" besides the {} of `reserve`", Size(reserve)),
+    };
+    Error::new(
+        ErrorKind::NoSpace,
+        format!("{needed} do not fit: {} has {free} left{besides}", path.display()),
+    )
+    .with_hint("delete blobs, or add a directory to the store")
 }
 
 pub(crate) fn not_mounted(path: &Path) -> Error {

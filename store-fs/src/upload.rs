@@ -1,4 +1,9 @@
-use std::{collections::VecDeque, fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    os::unix::fs::FileExt,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,6 +49,15 @@ struct Parts {
     id: BlobId,
     directory: OpenDir,
     staged: Staged,
+    /// Which came first.
+    fate: OnceLock<Fate>,
+}
+
+/// What becomes of an upload. A commit goes on by itself, also after a clean-up that did not wait for its end.
+#[derive(Debug)]
+enum Fate {
+    Published,
+    GivenUp,
 }
 
 /// Writes in flight that every upload may have.
@@ -70,7 +84,7 @@ impl FsUpload {
     ) -> Self {
         let direct = staged.direct;
         Self {
-            parts: Arc::new(Parts { store, id, directory, staged }),
+            parts: Arc::new(Parts { store, id, directory, staged, fate: OnceLock::new() }),
             direct,
             total,
             reserved: false,
@@ -159,9 +173,9 @@ impl FsUpload {
         Ok(())
     }
 
-    /// Copies a file by reading and writing: between file systems that the kernel does not copy between.
+    /// Copies what is left of a file by reading and writing: between file systems that the kernel does not copy between.
     async fn copy_through(&mut self, source: Arc<File>, size: u64) -> Result<()> {
-        let mut chunks = file::read(source, 0..size, self.parts.store.pool.clone());
+        let mut chunks = file::read(source, self.offset..size, self.parts.store.pool.clone());
         while let Some(chunk) = chunks.try_next().await? {
             self.write(chunk).await?;
         }
@@ -306,8 +320,13 @@ impl Upload for FsUpload {
 impl Drop for FsUpload {
     /// For a runtime that ends before its janitor ran: the staged name goes, and writes under way go nowhere.
     fn drop(&mut self) {
-        if !self.over {
-            self.parts.directory.discard(&self.parts.id, &self.parts.staged);
+        if self.over {
+            return;
+        }
+        let Parts { id, directory, staged, fate, .. } = &*self.parts;
+        match fate.set(Fate::GivenUp) {
+            Ok(()) => directory.discard(id, staged),
+            Err(_) => directory.unpublish(id, staged),
         }
     }
 }
@@ -321,7 +340,7 @@ impl Parts {
             return Ok(()); // The file system says when it is full.
         }
         let free = self.directory.space()?.1.saturating_sub(reserve);
-        if free >= len { Ok(()) } else { Err(no_space(&self.directory.path, len, free)) }
+        if free >= len { Ok(()) } else { Err(no_space(&self.directory.path, len, free, reserve)) }
     }
 
     fn publish(&self, size: u64, meta: &Meta) -> Result<(), Publish> {
@@ -330,7 +349,15 @@ impl Parts {
                 ErrorKind::AlreadyExists => Publish::Taken,
                 _ => Publish::Failed(error),
             })?;
+        let given_up = || Publish::Failed(Error::new(ErrorKind::Unavailable, "the upload was given up"));
+        if self.fate.get().is_some() {
+            return Err(given_up());
+        }
         self.directory.publish(&self.id, &self.staged, size, meta)?;
+        if self.fate.set(Fate::Published).is_err() {
+            self.directory.unpublish(&self.id, &self.staged);
+            return Err(given_up());
+        }
         drop(lock);
         self.directory.unstage(&self.staged);
         Ok(())

@@ -8,17 +8,20 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read},
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use libtest_mimic::{Arguments, Failed, Trial};
-use store_core::{Backend, BlobId, Error, ErrorKind, Expect, Meta, Options, Settings, SizeHint, Store};
+use store_core::{Backend, BlobId, Error, ErrorKind, Expect, Meta, Options, Settings, SizeHint, Span, Store};
 use store_fs::{FsBackend, FsConfig, Staging};
 
 const CHILD: &str = "STORE_FS_TEST_CHILD";
@@ -28,7 +31,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 35] = [
+    let tests: [Test; 39] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -57,17 +60,21 @@ fn main() {
         ("a_share_that_goes_away_is_an_error", share_goes_away),
         ("without_attributes_metadata_lies_beside_the_blob", no_attributes),
         ("without_unnamed_files_and_attributes_all_works", bindfs),
+        ("a_share_that_does_not_answer_stops_no_other_store", hung_share),
         ("the_largest_metadata_comes_back", largest_metadata),
         ("damaged_metadata_is_corrupt", damaged_metadata),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
         ("two_directories_keep_an_id_once", two_directories),
         ("a_lost_directory_hides_no_blob_of_the_others", lost_directory),
+        ("a_commit_that_comes_after_its_upload_was_given_up_is_taken_back", late_commit),
+        ("a_sweep_during_a_commit_takes_no_metadata_of_a_blob", swept_metadata),
         ("blobs_get_the_configured_mode_and_group", mode_and_group),
         ("space_is_reserved_and_given_back", reservation),
         ("zeros_take_no_space", holes),
         ("the_page_cache_is_not_filled", page_cache),
         ("a_source_that_grows_is_cut_off_where_it_was_announced", growing_source),
         ("blocks_are_shared_with_local_files_where_that_works", shared_blocks),
+        ("images_that_start_with_holes_cross_file_systems", leading_hole),
     ];
     let trials = tests.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from)));
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
@@ -93,6 +100,35 @@ fn child(task: &str) {
             "copy" => {
                 let at = store.locate(&"blob".parse()?).await?;
                 store.copy(&at, &"copy".parse()?, |_| ()).await.map(drop)
+            }
+            // Gives up long before the commit ends.
+            "late" => {
+                let backend = Arc::new(FsBackend::open(&config)?);
+                let mut options = Options::default();
+                options.timeout.commit = Span(Duration::from_millis(300));
+                options.retry.attempts = 2;
+                options.retry.delay = Span(Duration::from_millis(10));
+                let store = Store::new("a", backend, options);
+                let put = store.put(&"blob".parse()?, source(size), Expect::new()).await.map(drop);
+                store.settle().await;
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                put
+            }
+            // Sweeps all the while.
+            "swept" => {
+                let expect = Expect::new().property("long", "\u{1}".repeat(1000));
+                let id = "blob".parse()?;
+                let put = store.put(&id, source(size), expect);
+                let sweep = async {
+                    loop {
+                        store.sweep(Duration::ZERO).await?;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::select! {
+                    put = put => put.map(drop),
+                    swept = sweep => swept,
+                }
             }
             // Another blob gets the id, the one that was put aside, after the upload began.
             "rival" => {
@@ -400,6 +436,50 @@ fn failing_call(call: &str, errno: &str, nth: usize, kind: &str) -> Outcome {
     Ok(())
 }
 
+fn late_commit() -> Outcome {
+    for staging in ["unnamed", "directory"] {
+        let dir = tempfile::tempdir().unwrap();
+        let task = format!("late {} {staging} 100000", dir.path().display());
+        // The second one: the first makes the directory of the marker durable.
+        let output = strace(
+            &task,
+            &["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1500000", "-o", "/dev/null"],
+        )?;
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        check(printed == "unavailable", format!("{staging}: got {printed} {output:?}"))?;
+        check(files(dir.path()).is_empty(), format!("{staging}: left are {:?}", files(dir.path())))?;
+    }
+    Ok(())
+}
+
+fn swept_metadata() -> Outcome {
+    let mounted = Mounted::loopback(&["mkfs.ext4", "-q"], 64 << 20)?;
+    let (mut committed, mut swept) = (0, 0);
+    for round in 0..12 {
+        // The metadata lies beside the blob: ext4 has no room for it.
+        let directory = mounted.path.join(round.to_string());
+        let task = format!("swept {} unnamed 100000", directory.display());
+        let inject = format!("inject=fsync,linkat:delay_enter={}", round % 4 * 20_000);
+        let output = strace(&task, &["-e", "trace=fsync,linkat", "-e", &inject, "-o", "/dev/null"])?;
+        match String::from_utf8_lossy(&output.stdout).trim() {
+            "ok" => runtime().block_on(async {
+                committed += 1;
+                let store = store(FsConfig::new(&directory))?;
+                let at = text(store.locate(&"blob".parse().unwrap()).await)?;
+                let meta = text(store.stat(&at).await)?.meta.ok_or("the metadata is gone")?;
+                check(meta.properties["long"].len() == 1000, "the property is not whole")
+            })?,
+            "not_found" => {
+                swept += 1;
+                check(!directory.join("blob").exists(), "a blob is there whose upload failed")?;
+            }
+            printed => return Err(format!("got {printed} {output:?}")),
+        }
+    }
+    println!("metadata under a sweep: {committed} committed, {swept} swept");
+    Ok(())
+}
+
 fn store_exists(directory: &Path) -> Outcome {
     runtime().block_on(async { store(FsConfig::new(directory)).map(drop) })
 }
@@ -501,7 +581,7 @@ fn full_disk_unknown_size() -> Outcome {
                 text(store.verify(&small.location, |_| {}).await)?;
                 text(store.delete(&small.location).await)?;
                 check(files(&mounted.path).is_empty(), format!("left are {:?}", files(&mounted.path)))?;
-                check(text(store.capacity().await)?.free >= free, "space was lost")
+                free_again(&store, free).await
             })?;
         }
     }
@@ -632,6 +712,77 @@ async fn keeps_metadata(store: &Store, directory: &Path) -> Outcome {
     check(text(store.stat(&blob.location).await)?.meta == Some(blob.meta), "metadata differs")?;
     text(store.delete(&blob.location).await)?;
     check(files(directory).is_empty(), format!("left are {:?}", files(directory)))
+}
+
+/// A mounted file system whose server stops and goes on.
+struct Share {
+    server: std::process::Child,
+    path: PathBuf,
+}
+
+impl Share {
+    fn new(below: &Path, path: &Path) -> Result<Self, String> {
+        let device = |path| std::fs::metadata(path).map(|found| found.dev()).unwrap_or_default();
+        let before = device(path);
+        let server = Command::new("bindfs").args(["-f", "--xattr-none"]).args([below, path]).spawn();
+        let server = server.map_err(|e| format!("bindfs is needed (package bindfs): {e}"))?;
+        let share = Self { server, path: path.to_owned() };
+        for _ in 0..100 {
+            if device(path) != before {
+                return Ok(share);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err("bindfs mounts nothing".to_owned())
+    }
+
+    fn signal(&self, name: &str) {
+        let _ = Command::new("kill").args([name, &self.server.id().to_string()]).status();
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+        let _ = run("umount", &["--lazy"], &self.path);
+        let _ = self.server.wait();
+    }
+}
+
+fn hung_share() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let [below, path, local] = ["below", "share", "local"].map(|name| dir.path().join(name));
+    std::fs::create_dir(&below).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    // Dropped last: its threads wait for the share.
+    let runtime = runtime();
+    let share = Share::new(&below, &path)?;
+    let outcome = runtime.block_on(async {
+        let mut options = Options::default();
+        options.timeout.call = Span(Duration::from_millis(200));
+        options.retry.delay = Span(Duration::from_millis(10));
+        let backend = Arc::new(text(FsBackend::open(&FsConfig::new(&path)))?);
+        let hung = Store::new("hung", backend, options);
+        let local = store(FsConfig::new(&local))?;
+        let id: BlobId = "blob".parse().unwrap();
+        let blob = text(local.put(&id, source(100_000), Expect::new()).await)?;
+        share.signal("-STOP");
+        // With five attempts each, more than there are blocking threads.
+        for located in futures::future::join_all((0..150).map(|_| hung.locate(&id))).await {
+            kind_is(located, ErrorKind::Unavailable, "a call to the share")?;
+        }
+        let got = tokio::time::timeout(Duration::from_secs(20), local.verify(&blob.location, |_| {})).await;
+        text(got.map_err(|_| "the other store does not answer either")?)?;
+        share.signal("-CONT");
+        for _ in 0..100 {
+            if hung.locate(&id).await.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                return Ok(());
+            }
+        }
+        Err("the share is not back".to_owned())
+    });
+    drop(share);
+    outcome
 }
 
 /// A FUSE file system with neither `O_TMPFILE` nor extended attributes, as old network shares are.
@@ -932,8 +1083,20 @@ fn reservation() -> Outcome {
         let second = store.upload(&"b".parse().unwrap(), Expect::new().size(size)).await;
         kind_is(second, ErrorKind::NoSpace, "a second reservation")?;
         text(upload.abort().await)?;
-        check(text(store.capacity().await)?.free + (1 << 20) >= before, "the space is not given back")
+        free_again(&store, before - (1 << 20)).await
     })
+}
+
+/// Waits for space to be free: the last one to close a file frees its blocks, and a program that another test is just
+/// starting holds all open files from fork(2) to execve(2).
+async fn free_again(store: &Store, expected: u64) -> Outcome {
+    for _ in 0..100 {
+        if text(store.capacity().await)?.free >= expected {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the space is not given back".to_owned())
 }
 
 fn holes() -> Outcome {
@@ -1003,6 +1166,49 @@ fn growing_source() -> Outcome {
         let store = Store::new("a", backend, Options::default());
         check(text(store.get(&at, ..).await)? == pieces.concat()[..2_000_000], "other bytes")
     })
+}
+
+/// Between file systems the kernel does not copy (`EXDEV`), but says so only of data.
+fn leading_hole() -> Outcome {
+    const LEN: u64 = 200 << 20;
+    let near = Mounted::loopback(&["mkfs.ext4", "-q"], 320 << 20)?;
+    let far = Mounted::new(&["-t", "tmpfs", "-o", "size=64m", "none"])?;
+    let source = far.path.join("source");
+    let file = std::fs::File::create(&source).unwrap();
+    file.set_len(LEN).unwrap();
+    for at in [150 << 20, LEN - 5] {
+        file.write_all_at(b"bytes", at).unwrap();
+    }
+    let content = std::fs::read(&source).unwrap();
+    for verify_reads in [true, false] {
+        let backend = text(FsBackend::open(&FsConfig::new(near.path.join(verify_reads.to_string()))))?;
+        let mut options = Options::default();
+        options.verify_reads = verify_reads;
+        runtime().block_on(async {
+            let store = Store::new("a", Arc::new(backend), options);
+            let file = Arc::new(std::fs::File::open(&source).unwrap());
+            let blob = text(store.put_file(&"blob".parse().unwrap(), file, Expect::new(), |_| {}).await)?;
+            text(store.verify(&blob.location, |_| {}).await)?;
+            for (place, target) in
+                [("another", far.path.join("target")), ("the same", near.path.join("target"))]
+            {
+                let target_file = Arc::new(std::fs::File::create(&target).unwrap());
+                let told = AtomicU64::new(0);
+                let reader = text(store.open(&blob.location).await)?;
+                let tell = |len| {
+                    told.fetch_add(len, Ordering::SeqCst);
+                };
+                let len = reader.save(target_file, tell).await;
+                let what = format!("on {place} file system, verify_reads = {verify_reads}");
+                check(len.map_err(|e| format!("{what}: {e}"))? == LEN, "another length")?;
+                check(told.into_inner() == LEN, format!("{what}: told of other bytes"))?;
+                check(std::fs::read(&target).unwrap() == content, format!("{what}: other bytes"))?;
+                check(target.metadata().unwrap().blocks() < 2048, format!("{what}: no holes"))?;
+            }
+            Ok::<(), String>(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Free space tells whether blocks are shared: XFS and btrfs can, ext4 cannot.
