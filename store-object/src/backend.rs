@@ -144,6 +144,14 @@ impl Shared {
         }
     }
 
+    async fn is_there(&self, mark: &Path) -> Result<bool> {
+        match self.objects.head(mark).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(from_object("look at an upload", error)),
+        }
+    }
+
     async fn sweep(&self, age: Duration) -> Result<Swept> {
         let (mut swept, old) = (Swept::default(), Cutoff::new(age));
         let mut done = BTreeSet::new();
@@ -153,6 +161,12 @@ impl Shared {
                 let object = object.map_err(|error| from_object("list uploads", error))?;
                 let Some((id, token)) = self.place.upload(&object.location) else { continue };
                 if !old.takes(object.last_modified.timestamp()) {
+                    continue;
+                }
+                // Of an upload that is going on, the mark is there until the note is. What the data's own time says is nothing
+                // to go by: a copy may have that of its source, and an upload that of its beginning.
+                let mark = self.place.of_upload(Folder::Upload, &id, &token);
+                if matches!(folder, Folder::Data) && self.is_there(&mark).await? {
                     continue;
                 }
                 if self.note(&id).await?.is_some_and(|note| note.token == token) {

@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where its own set-up fails")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::TryStreamExt;
 use object_store::{
-    ObjectStore,
+    ObjectStore, ObjectStoreExt, PutPayload,
+    local::LocalFileSystem,
     memory::InMemory,
     throttle::{ThrottleConfig, ThrottledStore},
 };
@@ -47,4 +52,29 @@ async fn a_commit_that_is_swept_keeps_nothing() {
         let left: Vec<_> = objects.list(None).try_collect().await.unwrap();
         assert!(left.is_empty(), "step {step}: {left:?}");
     }
+}
+
+/// Files that are copied within a folder keep the time of their source; other storages give that of the upload's beginning.
+#[tokio::test]
+async fn data_that_look_old_are_spared_while_their_upload_is_young() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    let store = store(Arc::clone(&objects)).await;
+    let token = "0123456789abcdef0123456789abcdef";
+    let (data, mark) = (format!("images/data/blob.{token}"), format!("images/upload/blob.{token}"));
+    for path in [&data, &mark] {
+        objects.put(&path.as_str().into(), PutPayload::from("an image")).await.unwrap();
+    }
+    let old = SystemTime::now() - Duration::from_secs(30 * 86400);
+    let age =
+        |path: &str| File::options().write(true).open(folder.path().join(path)).unwrap().set_modified(old);
+    age(&data).unwrap();
+    let day = Duration::from_secs(86400);
+    assert_eq!(store.sweep(day).await.unwrap().uploads, 0);
+    assert!(folder.path().join(&data).exists());
+
+    // Its process is gone.
+    age(&mark).unwrap();
+    assert_eq!(store.sweep(day).await.unwrap().uploads, 1);
+    assert!(!folder.path().join(&data).exists() && !folder.path().join(&mark).exists());
 }
