@@ -138,6 +138,70 @@ fn every_image_cut_short_is_refused_as_what_it_is_or_is_no_image() {
     }
 }
 
+/// As a download that broke off leaves it: the headers are whole, and the data are not.
+#[test]
+fn every_image_that_lacks_data_is_refused() {
+    let dir = bases();
+    for options in [
+        "qcow2",
+        "qcow2 -c",
+        "qcow2 -o compat=0.10",
+        "qcow2 -o cluster_size=512",
+        "qcow2 -o cluster_size=2M",
+        "qcow2 -o refcount_bits=1",
+        "qcow2 -o refcount_bits=64",
+        "qcow2 -o extended_l2=on",
+        "vmdk",
+        "vmdk -o subformat=streamOptimized",
+        "vpc",
+        "vhdx -o block_size=1M",
+        "vdi",
+    ] {
+        let words: Vec<_> = options.split(' ').collect();
+        run(
+            dir.path(),
+            "qemu-img",
+            &[&["convert", "-f", "raw", "-O"][..], &words, &["base.raw", "whole"]].concat(),
+        );
+        let bytes = fs::read(dir.path().join("whole")).unwrap();
+        assert_eq!(rules(&inspect(&bytes)), [], "{options}");
+        // What an image may lack of its last piece is a cluster or a block.
+        let most = bytes.len() - (2 << 20);
+        for len in [bytes.len() / 3, bytes.len() / 2, most] {
+            let report = inspect(&bytes[..len]);
+            assert!(
+                rules(&report).contains(&Rule::Truncated),
+                "{options}, {len} of {}: {report:?}",
+                bytes.len()
+            );
+        }
+    }
+}
+
+/// As QEMU leaves it that writes to it: counts and tables in all places.
+#[test]
+fn images_that_have_grown_are_fine() {
+    let dir = bases();
+    for (options, step) in
+        [("cluster_size=512", 300 << 10), ("cluster_size=4k", 5 << 20), ("refcount_bits=2", 20 << 20)]
+    {
+        run(dir.path(), "qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, "grown.qcow2", "200M"]);
+        let writes: Vec<String> = (0..100u64)
+            .map(|i| format!("write -P 7 {} 64k", (i * 7919 * step % (199 << 20)) & !0xffff))
+            .collect();
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(writes.iter().flat_map(|write| ["-c", write.as_str()]));
+        args.push("grown.qcow2");
+        run(dir.path(), "qemu-io", &args);
+        run(dir.path(), "qemu-img", &["snapshot", "-c", "before", "grown.qcow2"]);
+        run(dir.path(), "qemu-io", &args);
+        run(dir.path(), "qemu-img", &["snapshot", "-d", "before", "grown.qcow2"]);
+        let bytes = fs::read(dir.path().join("grown.qcow2")).unwrap();
+        assert_eq!(rules(&inspect(&bytes)), [], "{options}");
+        assert!(rules(&inspect(&bytes[..bytes.len() / 2])).contains(&Rule::Truncated), "{options}");
+    }
+}
+
 #[test]
 fn partitioned_disks_are_raw_disks() {
     let dir = bases();

@@ -46,7 +46,7 @@ pub enum Rule {
     ResourceBomb,
     /// A header that contradicts its specification, so that two readers could see two images.
     Malformed,
-    /// The stream ended before what its header promises.
+    /// The stream ended before what its header promises, or before data that its tables tell of.
     Truncated,
     /// An image marked corrupt by its last writer.
     CorruptBit,

@@ -1,8 +1,8 @@
 //! What kind of image a stream of bytes is, and whether it is safe to keep.
 //!
 //! An [`Inspector`] watches an upload go by. It never seeks, and comes to the same [`Report`] however the
-//! stream is cut into chunks. It keeps tens of kilobytes, a few hundred of a VHDX, and one megabyte of a VMDK's
-//! descriptor or of what starts like a text file; nothing in a header makes it keep more.
+//! stream is cut into chunks. It keeps tens of kilobytes, a few hundred of a qcow2 or VHDX, and up to two megabytes of a VMDK's
+//! descriptor and tables, or of what starts like a text file; nothing in a header makes it keep more.
 //! Content alone decides the format; [`Report::violations`] compares it with what the uploader declared.
 //!
 //! The threat is an image that makes its reader open other files: backing files, extents, parents, external

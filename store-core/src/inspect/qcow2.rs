@@ -37,6 +37,11 @@ const MAX_BITMAPS: u32 = 65535;
 const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
 const MAX_BACKING_NAME: u32 = 1023;
 
+/// What is read of each table to find the last cluster: all of the L1 table of a disk of 8 TiB with usual clusters.
+const MAX_TABLE: u64 = 128 << 10;
+/// The part of a table's entry that is an offset in the file.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
 pub(super) fn examine(view: &View<'_>) -> Seen {
     // A file may end right after its header; QEMU still takes it for qcow2.
     let Read::Bytes(head) = view.read(0, 512) else { return Seen::NotYet };
@@ -120,6 +125,7 @@ impl Header {
         self.check_features(&extensions, verdict);
         extensions.check(self, verdict);
         self.check_tables(view.size(), verdict);
+        self.check_last_cluster(view, verdict);
     }
 
     fn cluster_size(&self) -> u64 {
@@ -228,6 +234,55 @@ impl Header {
             }
         }
     }
+}
+
+impl Header {
+    /// An image that was cut short lacks clusters that its tables tell of. QEMU lets an image end inside its last cluster,
+    /// so a cut inside of that one is not seen; nor is one where the tables are further on than a stream can follow.
+    fn check_last_cluster(&self, view: &View<'_>, verdict: &mut Verdict) {
+        let tables = self.last_l2_table(view).map(|at| ("an L2 table", at));
+        let counted = self.last_counted_cluster(view).map(|at| ("a cluster in use", at));
+        let Some(size) = view.size() else { return };
+        for (what, at) in tables.into_iter().chain(counted) {
+            if at >= size {
+                verdict.find(Rule::Truncated, format!("{what} at {at} is beyond the end"));
+                return;
+            }
+        }
+    }
+
+    fn last_l2_table(&self, view: &View<'_>) -> Option<u64> {
+        let len = (u64::from(self.l1_size) * 8).min(MAX_TABLE);
+        let l1 = table(view, self.l1_table_offset, len)?;
+        entries(l1).map(|entry| entry & OFFSET).max().filter(|at| *at > 0)
+    }
+
+    /// Where the last cluster starts that has a reference count, by the last block of counts.
+    fn last_counted_cluster(&self, view: &View<'_>) -> Option<u64> {
+        let len = u64::from(self.refcount_table_clusters).saturating_mul(self.cluster_size());
+        let blocks = table(view, self.refcount_table_offset, len.min(MAX_TABLE))?;
+        let (index, block) = entries(blocks).enumerate().filter(|(_, entry)| entry & OFFSET != 0).last()?;
+        let counts = table(view, block & OFFSET, self.cluster_size().min(MAX_TABLE))?;
+        let last = counts.iter().rposition(|byte| *byte != 0)?;
+        // Counts of less than a byte start at its lowest bit.
+        let bits = 1u64 << self.refcount_order.min(6);
+        let top = counts.get(last)?.checked_ilog2()?;
+        let cluster = (last as u64 * 8 + u64::from(top)) / bits;
+        let before = (index as u64).checked_mul(self.cluster_size() * 8 / bits)?;
+        before.checked_add(cluster)?.checked_mul(self.cluster_size())
+    }
+}
+
+/// What there is of a table, if it has not gone by before it was asked for.
+fn table<'a>(view: &View<'a>, start: u64, len: u64) -> Option<&'a [u8]> {
+    match view.read(start, usize::try_from(len).ok()?) {
+        Read::Bytes(bytes) => Some(bytes),
+        Read::Later | Read::Missed => None,
+    }
+}
+
+fn entries(table: &[u8]) -> impl Iterator<Item = u64> {
+    table.chunks_exact(8).filter_map(|entry| be64(entry, 0))
 }
 
 /// The header extensions that matter.
@@ -356,6 +411,38 @@ pub(super) mod tests {
         let report = inspect(&image(&[], &[(EXTENSION_FEATURE_NAMES, &[0; 96]), (0x1234, b"unknown")]));
         assert_eq!((report.format, report.virtual_size), (Format::Qcow2, Some(1 << 30)));
         assert_eq!(report.findings, []);
+    }
+
+    #[test]
+    fn clusters_beyond_the_end_are_missed() {
+        let cluster = 64 << 10;
+        let entry = |cluster: u64| (cluster << 16 | 1 << 63).to_be_bytes();
+        // The image has four clusters: header, table of counts, counts, L1 table.
+        for (last, truncated) in [(3u64, false), (4, true), (1 << 39, true)] {
+            let l1 = image(&[(0x30000 + 8, &entry(last))], &[]);
+            assert_eq!(has(&inspect(&l1), Rule::Truncated), truncated, "an L2 table at {last}");
+        }
+        for (order, at, truncated) in [
+            (4, 3 * 2, false),
+            (4, 4 * 2 + 1, true),
+            (6, 3 * 8 + 7, false),
+            (6, 4 * 8, true),
+            (0, 0, false),
+            (0, 1, true),
+        ] {
+            let edits: [(usize, &[u8]); 3] =
+                [(99, &[order]), (0x10000, &entry(2)), (0x20000 + at, &[if order == 0 { 8 } else { 1 }])];
+            let bytes = image(&edits, &[]);
+            assert_eq!(has(&inspect(&bytes), Rule::Truncated), truncated, "order {order}, byte {at}");
+            assert_eq!(bytes.len(), 4 * cluster);
+        }
+        // Of the second block of counts: those of 2 GiB and more.
+        let edits: [(usize, &[u8]); 2] = [(0x10000 + 8, &entry(2)), (0x20000, &[1])];
+        assert!(has(&inspect(&image(&edits, &[])), Rule::Truncated));
+        // Behind its counts, the table of counts is not asked for in time.
+        let edits: [(usize, &[u8]); 3] =
+            [(48, &0x20000u64.to_be_bytes()), (0x20000, &entry(1)), (0x10000 + 9, &[1])];
+        assert!(!has(&inspect(&image(&edits, &[])), Rule::Truncated));
     }
 
     #[test]

@@ -45,6 +45,9 @@ const REGION_REQUIRED: u32 = 1;
 const ITEM_REQUIRED: u32 = 1 << 2;
 const MAX_SIZE: u64 = 64 << 40;
 
+/// What is read of the block allocation table: all of that of a disk of 1 TiB in Hyper-V's usual blocks.
+const MAX_BAT: u32 = 256 << 10;
+
 /// Why an examination stopped: for more bytes, or because there is nothing more to understand.
 struct Stop;
 type Step<T> = Result<T, Stop>;
@@ -64,6 +67,7 @@ fn check(view: &View<'_>, verdict: &mut Verdict) -> Step<()> {
     check_headers(view, verdict)?;
     let regions = read_regions(view, verdict)?;
     let metadata = check_regions(&regions, view.size(), verdict)?;
+    check_blocks(&regions, view, verdict);
     let items = read_items(metadata, view, verdict)?;
     check_items(&items, metadata, view, verdict)
 }
@@ -164,6 +168,24 @@ fn check_regions(regions: &[Region], file_size: Option<u64>, verdict: &mut Verdi
         }
     }
     regions.iter().find(|region| region.guid == REGION_METADATA).copied().ok_or(Stop)
+}
+
+/// An image that was cut short lacks blocks that its table tells of. What is missing of the last one is not seen.
+fn check_blocks(regions: &[Region], view: &View<'_>, verdict: &mut Verdict) {
+    let Some(bat) = regions.iter().find(|region| region.guid == REGION_BAT) else { return };
+    let Read::Bytes(entries) = view.read(bat.offset, bat.len.min(MAX_BAT) as usize) else { return };
+    // The states, of payload and bitmap blocks alike, in which there is one in the file: fully and partially present.
+    let present = entries
+        .chunks_exact(8)
+        .filter_map(|entry| le64(entry, 0))
+        .filter(|entry| matches!(entry & 7, 6 | 7))
+        .map(|entry| entry >> 20);
+    let last = present.max().map(|mib| mib.saturating_mul(MIB));
+    if let (Some(at), Some(size)) = (last, view.size())
+        && at >= size
+    {
+        verdict.find(Rule::Truncated, format!("a block at {at} is beyond the end"));
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -22,6 +22,9 @@ const MARKER_FOOTER: u32 = 3;
 const PARENT_SEARCH: u64 = 20 * SECTOR;
 const MAX_GRAIN: u64 = 1 << 21;
 const MAX_GRAIN_DIRECTORY: u64 = 32 << 20;
+/// What is read of the grain directory and of the tables, to find the last grain: all of those of a disk of 8 GiB.
+const MAX_DIRECTORY: u64 = 64 << 10;
+const MAX_TABLES: u64 = 512 << 10;
 const NO_PARENT: u64 = 0xffff_ffff;
 
 pub(super) fn examine(view: &View<'_>) -> Seen {
@@ -132,8 +135,34 @@ impl<'a> Header<'a> {
         verdict.set_virtual_size(self.capacity.checked_mul(SECTOR));
         self.check_tables(view.size(), verdict);
         self.check_descriptor(view, verdict);
-        if self.gd_offset == GD_AT_END {
-            self.check_footer(view, verdict);
+        match self.gd_offset {
+            GD_AT_END => self.check_footer(view, verdict),
+            _ => self.check_last_grain(view, verdict),
+        }
+    }
+
+    /// An image that was cut short lacks grains that its tables tell of. What is missing of the last one is not seen, nor
+    /// what tables tell that do not follow each other behind their directory.
+    fn check_last_grain(&self, view: &View<'_>, verdict: &mut Verdict) {
+        let span = self.grain_size.saturating_mul(u64::from(self.entries_per_table)).max(1);
+        let directory = self.capacity.div_ceil(span).saturating_mul(4).min(MAX_DIRECTORY);
+        let read = |start: u64, len: u64| match view.read(start.saturating_mul(SECTOR), len as usize) {
+            Read::Bytes(bytes) => Some(bytes.chunks_exact(4).filter_map(|entry| le32(entry, 0))),
+            Read::Later | Read::Missed => None,
+        };
+        let Some(mut tables) = read(self.gd_offset, directory) else { return };
+        let Some(first) = tables.next().map(u64::from).filter(|first| *first > self.gd_offset) else {
+            return;
+        };
+        let step = (u64::from(self.entries_per_table) * 4).div_ceil(SECTOR);
+        let follow = tables.zip(1..).take_while(|(table, index)| u64::from(*table) == first + index * step);
+        let len = (follow.count() as u64 + 1) * step * SECTOR;
+        let last = read(first, len.min(MAX_TABLES)).and_then(|grains| grains.max()).map(u64::from);
+        // 0 is no grain, 1 a grain of zeros.
+        if let (Some(last), Some(size)) = (last.filter(|last| *last > 1), view.size())
+            && last * SECTOR >= size
+        {
+            verdict.find(Rule::Truncated, format!("a grain at {} is beyond the end", last * SECTOR));
         }
     }
 
