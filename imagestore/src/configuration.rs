@@ -73,7 +73,10 @@ impl Origin {
             env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
         match self.path() {
             Some(path) => Settings::load(path, variables).map_err(|error| match self {
-                Self::Variable(_) => error.with_hint(format!("{CONFIG_VARIABLE} names this file")),
+                // A variable that overrides a setting is not in the file.
+                Self::Variable(_) if !error.message().starts_with("the variable") => {
+                    error.with_hint(format!("{CONFIG_VARIABLE} names this file"))
+                }
                 Self::Named(path) if !path.exists() => error.with_hint(format!(
                     "check the path; where none is given, {} is read",
                     Self::places()

@@ -90,7 +90,9 @@ impl User {
 
     /// Starts a put from a pipe, sends it some megabytes, and waits until they are on the disk.
     fn stuck_put(&self) -> Child {
-        self.stuck(self.command(&["put", "-", "--id", "stuck"]))
+        // Tests under nohup(1) or in the background of a shell pass on that these are ignored.
+        let heard = ["--default-signal=HUP,INT", PROGRAM, "put", "-", "--id", "stuck"];
+        self.stuck(self.started(Command::new("env"), &heard))
     }
 
     fn stuck(&self, mut put: Command) -> Child {
@@ -532,6 +534,23 @@ fn copies_go_on_where_they_stopped() {
     let several = user.run(&["cp", "a", "nope", "b", "--to", "slow"]);
     assert_eq!(several.code, 3, "{}", several.err);
     assert!(several.out.ends_with("0 copied (0 B), 2 there already, 1 failed\n"), "{}", several.out);
+}
+
+/// As images are that Glance has written.
+#[test]
+fn copies_of_images_without_digests_go_on_too() {
+    let user = User::new();
+    user.ok(&["ls"]);
+    for id in ["a", "b"] {
+        fs::write(user.path("fast").join(id), format!("image {id}")).unwrap();
+    }
+    let copy = ["cp", "--all", "--from", "fast", "--to", "slow"];
+    assert!(user.ok(&copy).ends_with("2 copied (14 B), 0 there already, 0 failed\n"));
+    assert!(user.ok(&copy).ends_with("0 copied (0 B), 2 there already, 0 failed\n"));
+    fs::write(user.path("fast/b"), "IMAGE b").unwrap();
+    let again = user.run(&copy);
+    assert_eq!(again.code, 4, "{}", again.err);
+    assert!(again.err.contains("store slow: put b: the id is taken by another image"), "{}", again.err);
 }
 
 #[test]

@@ -290,8 +290,14 @@ fn overrides(variables: impl IntoIterator<Item = (String, String)>) -> Vec<(Stri
 /// for `-`. What it sets is at the place `at`.
 fn apply<'a>(root: &mut DeTable<'a>, path: &str, value: &'a str, at: usize) -> Result<()> {
     let mut names = path.split("__").map(str::to_ascii_lowercase).peekable();
-    if !names.peek().is_some_and(|first| Settings::KEYS.contains(&first.as_str())) {
-        return Ok(()); // A variable of the command, such as IMAGESTORE_CONFIG.
+    match names.peek() {
+        Some(first) if Settings::KEYS.contains(&first.as_str()) => {}
+        Some(first) if path.contains("__") => {
+            let message = format!("the variable {ENV_PREFIX}{path}: unknown key `{first}`");
+            let hint = format!("known are {}", Settings::KEYS.map(|key| format!("`{key}`")).join(", "));
+            return Err(Error::new(ErrorKind::Invalid, message).with_hint(hint));
+        }
+        _ => return Ok(()), // A variable of the command, such as IMAGESTORE_CONFIG.
     }
     let mut table = root;
     while let Some(name) = names.next() {
@@ -367,6 +373,10 @@ impl Serialize for Secret {
     }
 }
 
+/// Taken as a number it would lose zeros in front, signs and underscores.
+const NO_TEXT: &str =
+    "a secret is a text: one that looks like a number or a date needs quotes, in a variable too";
+
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -378,6 +388,19 @@ impl<'de> Deserialize<'de> for Secret {
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
                 Ok(Secret::new(text))
+            }
+            // The value itself is not to be quoted, as serde would.
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+                Err(E::custom(NO_TEXT))
+            }
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+                Err(E::custom(NO_TEXT))
+            }
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+                Err(E::custom(NO_TEXT))
+            }
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+                Err(E::custom(NO_TEXT))
             }
             fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
                 let Some((from, name)) = map.next_entry::<String, String>()? else {
@@ -393,6 +416,8 @@ impl<'de> Deserialize<'de> for Secret {
                     "file" => std::fs::read_to_string(&name)
                         .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
                         .map_err(|e| de::Error::custom(format!("cannot read the secret file {name}: {e}"))),
+                    // How TOML gives a date.
+                    _ if from.starts_with("$__toml") => Err(de::Error::custom(NO_TEXT)),
                     _ => Err(de::Error::unknown_field(&from, &["env", "file"])),
                 }
             }
@@ -415,6 +440,16 @@ mod tests {
 
     fn section(text: &str) -> Section {
         Settings::parse(text).unwrap().section("a").unwrap().clone()
+    }
+
+    #[test]
+    fn a_secret_that_is_no_text_is_refused_and_not_quoted() {
+        for value in ["5551234", "-5551234", "555.1234", "0x5551234", "true", "1979-05-27", "[5551234]"] {
+            let section = section(&format!("[stores.a]\ntype = 'x'\npath = '/'\npassword = {value}"));
+            let error = section.backend::<Backend>().unwrap_err().to_string();
+            let shown = value.trim_matches(['[', ']', '-']);
+            assert!(!error.contains(shown) && error.contains("`password`"), "{value}: {error}");
+        }
     }
 
     #[test]
@@ -556,6 +591,7 @@ mod tests {
             ("STORES__NEW__PATH", "/x", "store `new` has no `type`"),
             ("STORES__FAST_ONE__TYPE", "3", "`type` of store `fast-one` must be a string"),
             ("DEFAULT", "fats", "`default` names the store \"fats\""),
+            ("STORE__FAST_ONE__PATH", "/x", "unknown key `store`"),
             ("DEFAULTS__WIEGHT", "3", "unknown key `wieght` in `[defaults]`"),
         ] {
             let others = [("IMAGESTORE_STORES__FAST_ONE__WEIGHT", "1"), ("HOME", "/root")];

@@ -198,7 +198,8 @@ pub(crate) struct Rm {
 /// Copy images, to another store or within one
 ///
 /// The bytes are compared with the digests kept with the image on their way. An image that the other store has
-/// already is passed over if size and digests agree, so an interrupted copy is taken up by the same command.
+/// already is passed over if size and digests agree, so an interrupted copy is taken up by the same command. Of an
+/// image that another program wrote no digests are kept: it is read to be compared.
 ///
 /// Within a store that can copy by itself no byte is read: `verify` tells whether the copy is sound.
 #[derive(Debug, Args)]
@@ -251,7 +252,7 @@ pub(crate) struct Url {
 #[command(after_long_help = "\
 Examples:
   imagestore verify cirros-0.6
-  imagestore verify --all --json | jq -r 'select(.compared | not) | .id'")]
+  imagestore verify --all --json | jq -r 'select(.compared | not) | .target'")]
 pub(crate) struct Verify {
     /// Ids or locations
     #[arg(value_name = "ID|LOCATION", required_unless_present = "all")]

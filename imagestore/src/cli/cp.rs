@@ -61,7 +61,7 @@ pub(super) async fn run(app: &App, args: args::Cp) -> Outcome {
             }
             Copy::Made(..) => {}
             Copy::There(..) => {
-                app.notice(&format!("{id} is in {} already, with the same content", to.name()))
+                app.notice(&format!("{id} is in {} already, with the same digests", to.name()))
             }
         }
     }
@@ -94,7 +94,7 @@ async fn copy(
     };
     let stat = from.stat(&at).await?;
     // Asked before, because a storage may find out only after all bytes were sent.
-    if let Some(there) = same(to, &id, &stat).await? {
+    if let Some(there) = same(app, (from, &at, &stat), to, &id).await? {
         return Ok((id, Copy::There(there, stat.size)));
     }
     let progress = app.progress("copying", id.as_str(), Some(stat.size));
@@ -108,16 +108,23 @@ async fn copy(
             progress.finish();
             Ok((id, Copy::Made(blob.location, blob.meta.size)))
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => match same(to, &id, &stat).await? {
-            Some(there) => Ok((id, Copy::There(there, stat.size))),
-            None => Err(error),
-        },
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            match same(app, (from, &at, &stat), to, &id).await? {
+                Some(there) => Ok((id, Copy::There(there, stat.size))),
+                None => Err(error),
+            }
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Where `store` has the blob already; an error if it has another one under this id.
-async fn same(store: &Store, id: &BlobId, wanted: &Stat) -> Result<Option<Location>> {
+async fn same(
+    app: &App,
+    (from, source, wanted): (&Store, &Location, &Stat),
+    store: &Store,
+    id: &BlobId,
+) -> Result<Option<Location>> {
     let at = match store.locate(id).await {
         Ok(at) => at,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -128,10 +135,14 @@ async fn same(store: &Store, id: &BlobId, wanted: &Stat) -> Result<Option<Locati
         let error = Error::new(ErrorKind::AlreadyExists, message).with_hint(hint);
         Err(error.in_call(store.name(), "put", Some(id)))
     };
-    let (wanted_digests, digests) = (digests(wanted), digests(&there));
+    if there.size != wanted.size {
+        return taken("the id is taken by another image".to_owned(), OTHER_ID);
+    }
+    let wanted_digests = digests(app, from, source, wanted).await?;
+    let digests = digests(app, store, &at, &there).await?;
     let common = wanted_digests.iter().any(|(algorithm, _)| digests.get(algorithm).is_some());
-    if there.size != wanted.size || !wanted_digests.differences(&digests).is_empty() {
-        return taken("the id is taken by another image".to_owned(), "copy it under another id with --id");
+    if !wanted_digests.differences(&digests).is_empty() {
+        return taken("the id is taken by another image".to_owned(), OTHER_ID);
     }
     match common {
         true => Ok(Some(at)),
@@ -145,8 +156,17 @@ async fn same(store: &Store, id: &BlobId, wanted: &Stat) -> Result<Option<Locati
     }
 }
 
-fn digests(stat: &Stat) -> Digests {
-    stat.meta.as_ref().map(|meta| meta.digests.clone()).unwrap_or_default()
+const OTHER_ID: &str = "copy it under another id with --id";
+
+/// The digests kept with a blob. One that another program wrote has none: it is read.
+async fn digests(app: &App, store: &Store, at: &Location, stat: &Stat) -> Result<Digests> {
+    if let Some(meta) = stat.meta.as_ref().filter(|meta| !meta.digests.is_empty()) {
+        return Ok(meta.digests.clone());
+    }
+    let progress = app.progress("comparing", &at.to_string(), Some(stat.size));
+    let read = store.verify(at, |bytes| progress.advance(bytes)).await?;
+    progress.finish();
+    Ok(read.digests)
 }
 
 fn not_from_here(error: Error, from: &Store) -> Error {

@@ -35,7 +35,7 @@ pub(super) async fn run(app: &App, args: args::Get) -> Outcome {
     let advance = |bytes| progress.advance(bytes);
     match sink {
         Sink::Stream(out) => {
-            copy(out, reader.chunks(range)?, advance).await?;
+            copy(out, reader.chunks(range)?, advance, args.sync).await?;
             progress.finish();
             Ok(())
         }
@@ -90,6 +90,12 @@ impl Sink {
             true => path.join(name(&args.target)?),
             false => path.to_owned(),
         };
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            let message = format!("there is no directory {}", path.display());
+            return Err(Error::new(ErrorKind::NotFound, message)
+                .with_hint("create it, or name a file")
+                .into());
+        }
         let exists = |what: &str| {
             let error = Error::new(ErrorKind::AlreadyExists, format!("{} {what}", path.display()));
             Err(error.with_hint("--force overwrites it").into())
@@ -128,7 +134,7 @@ fn name(target: &Target) -> Result<String> {
 }
 
 /// Writes all chunks, each while the next one is fetched, and never on an async thread.
-async fn copy(out: File, mut chunks: ChunkStream, progress: impl Fn(u64)) -> Outcome {
+async fn copy(out: File, mut chunks: ChunkStream, progress: impl Fn(u64), sync: bool) -> Outcome {
     let mut writing: Option<JoinHandle<std::io::Result<File>>> = None;
     let mut idle = Some(out);
     loop {
@@ -136,7 +142,11 @@ async fn copy(out: File, mut chunks: ChunkStream, progress: impl Fn(u64)) -> Out
         if let Some(writing) = writing.take() {
             idle = Some(ended(writing).await?);
         }
-        let (Some(chunk), Some(out)) = (chunk, idle.take()) else { return Ok(()) };
+        let Some(out) = idle.take() else { return Ok(()) };
+        let Some(chunk) = chunk else {
+            ended(spawn_blocking(move || make_durable(out, sync))).await?;
+            return Ok(());
+        };
         progress(chunk.len());
         writing = Some(spawn_blocking(move || write(out, chunk)));
     }
@@ -145,6 +155,15 @@ async fn copy(out: File, mut chunks: ChunkStream, progress: impl Fn(u64)) -> Out
 fn write(mut out: File, chunk: Chunk) -> std::io::Result<File> {
     for bytes in chunk.into_bytes() {
         out.write_all(&bytes)?;
+    }
+    Ok(out)
+}
+
+/// What a disk could not take is told with its last write-back only; of a file that is what `--sync` asks for.
+fn make_durable(out: File, sync: bool) -> std::io::Result<File> {
+    let kind = out.metadata()?.file_type();
+    if kind.is_block_device() || (sync && kind.is_file()) {
+        out.sync_all()?;
     }
     Ok(out)
 }

@@ -162,7 +162,8 @@ fn start_log(globals: &Globals) {
         // Nothing but JSON may be there then.
         0 if globals.json => "off",
         0 if globals.quiet => "error",
-        0 => "warn",
+        // The error says what came of looking for credentials; the SDK tells of each place.
+        0 => "warn,aws_config=error",
         1 => "info",
         2 => "debug",
         _ => "trace",

@@ -80,13 +80,18 @@ impl Progress {
 
     /// The transfer is complete.
     pub(super) fn finish(&self) {
-        if let Look::Lines { .. } = &self.look {
-            let done = self.done.load(Ordering::Relaxed);
-            let seconds = self.started.elapsed().as_secs_f64();
-            match seconds < 0.1 {
-                // No speed to speak of.
-                true => say(&format!("done: {}", Size(done))),
-                false => say(&format!("done: {} in {seconds:.1} s, {}", Size(done), self.speed(done))),
+        match &self.look {
+            Look::Silent => {}
+            // Now, since what is printed next must not start behind it.
+            Look::Bar(bar) => bar.finish_and_clear(),
+            Look::Lines { .. } => {
+                let done = self.done.load(Ordering::Relaxed);
+                let seconds = self.started.elapsed().as_secs_f64();
+                match seconds < 0.1 {
+                    // No speed to speak of.
+                    true => say(&format!("done: {}", Size(done))),
+                    false => say(&format!("done: {} in {seconds:.1} s, {}", Size(done), self.speed(done))),
+                }
             }
         }
     }
