@@ -11,7 +11,7 @@ use std::{
     ops::Range,
     path::Path,
     ptr::{null, null_mut},
-    sync::{Arc, LazyLock, OnceLock, mpsc},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -217,15 +217,32 @@ unsafe extern "C" {
 
 /// librados' threads must not outlive what the libraries destroy at exit: processes died of that after their work was done.
 extern "C" fn at_exit() {
-    let (done, closed) = mpsc::channel::<()>();
-    close_later(move || drop(done));
-    // Disconnected when all that was dropped before is closed; no cluster that does not answer may hold up the end.
-    let _ = closed.recv_timeout(LAST_CALL);
+    // No cluster that does not answer may hold up the end. What is dropped from now on stays open.
+    all_closed(LAST_CALL).over = true;
     crate::client::shut_down();
 }
 
 /// How long the end of the process waits for images to be closed.
 const LAST_CALL: Duration = Duration::from_secs(5);
+
+/// What is to be closed: first an image, then its pool, at last the cluster, each one when that before it is closed.
+struct Closing {
+    left: usize,
+    over: bool,
+}
+
+static CLOSING: Mutex<Closing> = Mutex::new(Closing { left: 0, over: false });
+static CLOSED: Condvar = Condvar::new();
+
+fn closing() -> MutexGuard<'static, Closing> {
+    CLOSING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until all that was dropped is closed, but not for long.
+fn all_closed(most: Duration) -> MutexGuard<'static, Closing> {
+    let waited = CLOSED.wait_timeout_while(closing(), most, |closing| closing.left > 0);
+    waited.unwrap_or_else(PoisonError::into_inner).0
+}
 
 /// A pointer that C gave out.
 #[derive(Clone, Copy)]
@@ -259,7 +276,18 @@ fn close_later(close: impl FnOnce() + Send + 'static) {
         let thread = std::thread::Builder::new().name("rbd-close".to_owned());
         thread.spawn(move || jobs.into_iter().for_each(|job| job())).ok().map(|_| sender)
     });
-    let job: Job = Box::new(close);
+    {
+        let mut closing = closing();
+        if closing.over {
+            return mem::forget(close);
+        }
+        closing.left += 1;
+    }
+    let job: Job = Box::new(move || {
+        close();
+        self::closing().left -= 1;
+        CLOSED.notify_all();
+    });
     match &*CLOSER {
         Some(closer) => {
             // The thread takes jobs for as long as the process lives.
@@ -1032,5 +1060,36 @@ impl Drop for Image {
             unsafe { (api.rbd_close)({ handle }.0) };
             drop(pool);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread::sleep,
+    };
+
+    use super::*;
+
+    /// A cluster is dropped by the closing of its last pool, and that by the closing of its last image.
+    #[test]
+    fn the_end_waits_for_what_closing_drops() {
+        static CLOSED: AtomicBool = AtomicBool::new(false);
+        let pause = || sleep(Duration::from_millis(100));
+        close_later(move || {
+            pause();
+            close_later(move || {
+                pause();
+                close_later(move || {
+                    pause();
+                    CLOSED.store(true, Ordering::SeqCst);
+                });
+            });
+        });
+        assert_eq!(all_closed(Duration::from_secs(60)).left, 0);
+        assert!(CLOSED.load(Ordering::SeqCst));
+        close_later(|| sleep(Duration::from_secs(2)));
+        assert_eq!(all_closed(Duration::from_millis(10)).left, 1);
     }
 }
