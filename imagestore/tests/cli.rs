@@ -494,7 +494,11 @@ fn a_terminal_shows_how_far_a_transfer_has_come() {
     user.ok(&["rm", "a"]);
     let plain = user.shell("sh put");
     assert_eq!(plain.code, 0, "{}", plain.err);
-    assert!(plain.err.starts_with("storing standard input (6 MiB)\ndone: 6 MiB in "), "{:?}", plain.err);
+    assert!(
+        plain.err.starts_with("storing standard input (6 MiB)\ndone: standard input, 6 MiB in "),
+        "{:?}",
+        plain.err
+    );
     assert!(!plain.err.contains(['\r', '\u{1b}']), "{:?}", plain.err);
 }
 
@@ -534,6 +538,38 @@ fn copies_go_on_where_they_stopped() {
     let several = user.run(&["cp", "a", "nope", "b", "--to", "slow"]);
     assert_eq!(several.code, 3, "{}", several.err);
     assert!(several.out.ends_with("0 copied (0 B), 2 there already, 1 failed\n"), "{}", several.out);
+}
+
+#[test]
+fn several_images_are_copied_and_verified_at_once() {
+    let user = User::new();
+    let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
+    for id in &ids {
+        user.write(id, format!("this is {id}").as_bytes());
+        user.ok(&["put", id, "--id", id]);
+    }
+    let all = user.ok(&["cp", "--all", "--from", "fast", "--to", "slow", "--jobs", "7"]);
+    assert!(all.ends_with("20 copied (310 B), 0 there already, 0 failed\n"), "{all}");
+    for id in &ids {
+        assert_eq!(
+            all.lines().filter(|line| line.starts_with(&format!("copied {id}  "))).count(),
+            1,
+            "{all}"
+        );
+        assert_eq!(fs::read_to_string(user.path("slow").join(id)).unwrap(), format!("this is {id}"));
+    }
+    fs::write(user.path("slow/image-3"), "THIS IS image-3").unwrap();
+    fs::remove_file(user.path("slow/image-4")).unwrap();
+    let some: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let verify = [&["verify", "--store", "slow", "-j", "5"], &some[..]].concat();
+    let verified = user.run(&verify);
+    assert!(
+        verified.out.ends_with("18 intact, 1 damaged, 1 not verified (280 B read)\n"),
+        "{}",
+        verified.out
+    );
+    assert!(verified.err.contains("image-3") && verified.err.contains("no blob image-4"), "{}", verified.err);
+    assert_eq!(user.run(&["verify", "--all", "--jobs", "0"]).code, 2);
 }
 
 /// As images are that Glance has written.

@@ -206,7 +206,7 @@ pub(crate) struct Rm {
 #[command(after_long_help = "\
 Examples:
   imagestore cp cirros-0.6 --to archive
-  imagestore cp --all --from fast --to archive
+  imagestore cp --all --from fast --to archive --jobs 4
   imagestore cp cirros-0.6 --to archive --id cirros-latest")]
 pub(crate) struct Cp {
     /// Ids, or locations together with --id
@@ -224,6 +224,9 @@ pub(crate) struct Cp {
     /// The copy's id, where it is one image and its id shall be another
     #[arg(long, conflicts_with = "all", value_parser = parse::<BlobId>)]
     pub(crate) id: Option<BlobId>,
+    /// Images at once; each takes its own memory
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
 }
 
 /// Print a URL under which anybody can get an image for a while
@@ -262,6 +265,9 @@ pub(crate) struct Verify {
     /// Every image of the store
     #[arg(short, long, conflicts_with = "targets")]
     pub(crate) all: bool,
+    /// Images at once; each takes its own memory
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
 }
 
 /// Tell an image's format, and whether it is safe to keep

@@ -18,10 +18,7 @@ pub(super) async fn run(app: &App, args: args::Cp) -> Outcome {
         true => from.list().map(|entry| entry.map(|entry| Target::Id(entry.id))).left_stream(),
         false => stream::iter(args.targets).map(Ok).right_stream(),
     };
-    let mut listed = std::pin::pin!(listed);
-    let out = app.output();
-    let (mut tally, mut copied, mut skipped, mut bytes) = (Tally::default(), 0u64, 0u64, 0u64);
-    while let Some(target) = listed.next().await {
+    let copies = listed.map(async |target| {
         let target = target?;
         let outcome = match &target {
             Target::Location(_) if args.id.is_none() => {
@@ -30,9 +27,20 @@ pub(super) async fn run(app: &App, args: args::Cp) -> Outcome {
             }
             _ => copy(app, &from, &to, &target, args.id.as_ref()).await,
         };
+        Ok::<_, Error>(outcome)
+    });
+    let mut copies = std::pin::pin!(copies.buffer_unordered(args.jobs.into()));
+    let (out, mut listing) = (app.output(), Ok(()));
+    let (mut tally, mut copied, mut skipped, mut bytes) = (Tally::default(), 0u64, 0u64, 0u64);
+    while let Some(outcome) = copies.next().await {
         let (id, copy) = match outcome {
-            Ok(done) => done,
+            // What is under way goes on.
             Err(error) => {
+                listing = Err(error);
+                continue;
+            }
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => {
                 app.report(&error, &mut tally);
                 continue;
             }
@@ -65,6 +73,7 @@ pub(super) async fn run(app: &App, args: args::Cp) -> Outcome {
             }
         }
     }
+    listing?;
     if copied + skipped + tally.failed != 1 && !out.quiet {
         let (failed, bytes) = (tally.failed, Size(bytes));
         out.line(format_args!("{copied} copied ({bytes}), {skipped} there already, {failed} failed"))?;

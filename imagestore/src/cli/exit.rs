@@ -9,10 +9,12 @@ use clap::builder::styling::AnsiColor;
 use imagestore::{Error, ErrorKind};
 use serde_json::{Map, Value};
 
+use super::progress::above_the_bars;
+
 /// Prints a line on standard error; if that is closed, nobody wants to know.
 macro_rules! say {
     ($($arg:tt)*) => {
-        let _ = writeln!(std::io::stderr(), $($arg)*);
+        let _ = above_the_bars(|| writeln!(std::io::stderr(), $($arg)*));
     };
 }
 

@@ -5,7 +5,10 @@ use std::{fmt::Display, io::Write};
 use imagestore::{Digests, Meta, Size};
 use serde::Serialize;
 
-use super::exit::{Outcome, Stop};
+use super::{
+    exit::{Outcome, Stop},
+    progress::above_the_bars,
+};
 
 #[derive(Clone, Copy)]
 pub(super) struct Output {
@@ -38,8 +41,7 @@ impl Output {
 }
 
 fn write(text: impl Display) -> Outcome {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").map_err(Stop::output)
+    above_the_bars(|| writeln!(std::io::stdout().lock(), "{text}")).map_err(Stop::output)
 }
 
 /// `1.5 GiB (1610612736 bytes)`.

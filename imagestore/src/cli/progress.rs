@@ -3,14 +3,14 @@
 use std::{
     io::{IsTerminal, Write as _},
     sync::{
-        Mutex,
+        LazyLock, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use imagestore::Size;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// A transfer's progress. Dropped without [`finish`](Self::finish), it leaves nothing on the terminal.
 pub(super) struct Progress {
@@ -84,13 +84,15 @@ impl Progress {
             Look::Silent => {}
             // Now, since what is printed next must not start behind it.
             Look::Bar(bar) => bar.finish_and_clear(),
-            Look::Lines { .. } => {
+            Look::Lines { what, .. } => {
                 let done = self.done.load(Ordering::Relaxed);
                 let seconds = self.started.elapsed().as_secs_f64();
                 match seconds < 0.1 {
                     // No speed to speak of.
-                    true => say(&format!("done: {}", Size(done))),
-                    false => say(&format!("done: {} in {seconds:.1} s, {}", Size(done), self.speed(done))),
+                    true => say(&format!("done: {what}, {}", Size(done))),
+                    false => {
+                        say(&format!("done: {what}, {} in {seconds:.1} s, {}", Size(done), self.speed(done)))
+                    }
                 }
             }
         }
@@ -110,6 +112,14 @@ impl Drop for Progress {
     }
 }
 
+/// All bars of the terminal, one below the other.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Writes something that stays, above the bars.
+pub(super) fn above_the_bars<T>(write: impl FnOnce() -> T) -> T {
+    BARS.suspend(write)
+}
+
 fn bar(action: &'static str, what: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
@@ -122,7 +132,7 @@ fn bar(action: &'static str, what: &str, total: Option<u64>) -> ProgressBar {
         ),
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = bar.with_style(style).with_prefix(format!("{action} {what}"));
+    let bar = BARS.add(bar.with_style(style).with_prefix(format!("{action} {what}")));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

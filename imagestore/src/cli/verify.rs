@@ -1,5 +1,5 @@
 use futures::{StreamExt, stream};
-use imagestore::{Algorithm, ErrorKind, Location, Result, Size, Verified};
+use imagestore::{Algorithm, Error, ErrorKind, Location, Result, Size, Verified};
 use serde_json::json;
 
 use super::{
@@ -18,15 +18,24 @@ pub(super) async fn run(app: &App, args: args::Verify) -> Outcome {
         Some(store) => store.list().map(|entry| entry.map(|entry| Target::Id(entry.id))).left_stream(),
         None => stream::iter(args.targets).map(Ok).right_stream(),
     };
-    let mut listed = std::pin::pin!(listed);
-    let out = app.output();
+    let reads = listed.map(async |target| {
+        let target = target?;
+        let verified = verify(app, &target, name).await;
+        Ok::<_, Error>((target, verified))
+    });
+    let mut reads = std::pin::pin!(reads.buffer_unordered(args.jobs.into()));
+    let (out, mut listing) = (app.output(), Ok(()));
     let mut tally = Tally::default();
     let (mut intact, mut unknown, mut damaged, mut bytes) = (0u64, 0u64, 0u64, 0u64);
-    while let Some(target) = listed.next().await {
-        let target = target?;
-        let (at, verified) = match verify(app, &target, name).await {
-            Ok(verified) => verified,
+    while let Some(read) = reads.next().await {
+        let (target, (at, verified)) = match read {
+            // What is under way goes on.
             Err(error) => {
+                listing = Err(error);
+                continue;
+            }
+            Ok((target, Ok(verified))) => (target, verified),
+            Ok((_, Err(error))) => {
                 damaged += u64::from(error.kind() == ErrorKind::Corrupt);
                 app.report(&error, &mut tally);
                 continue;
@@ -53,6 +62,7 @@ pub(super) async fn run(app: &App, args: args::Verify) -> Outcome {
             }
         }
     }
+    listing?;
     let failed = tally.failed - damaged;
     if intact + unknown + damaged + failed != 1 && !out.quiet {
         let mut parts = vec![format!("{intact} intact")];
