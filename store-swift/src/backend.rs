@@ -828,7 +828,8 @@ impl Download for SwiftDownload {
         });
         // As many as a piece has: nothing has to hold it back.
         let waiting = self.pieces.div_ceil(self.pool.size() as u64) as usize;
-        let chunks = stream_ahead(gets, self.ahead, waiting).map_ok(Chunk::Data);
+        let ahead = with_heads(self.ahead, self.parts.first().map_or(0, |part| part.size), self.pieces);
+        let chunks = stream_ahead(gets, ahead, waiting).map_ok(Chunk::Data);
         let begin = (!begin.is_empty()).then_some(Ok(Chunk::Data(begin)));
         Ok(stream::iter(begin).chain(chunks).boxed())
     }
@@ -858,6 +859,20 @@ async fn why(
         Ok(_) => error,
         Err(error) => error,
     }
+}
+
+/// The first piece of a long object. An object server computes the MD5 of all that it reads for a request that starts at the
+/// first byte, and of nothing else; see decision 0039.
+const HEAD: u64 = 1 << 20;
+
+fn has_head(size: u64) -> bool {
+    size > 4 * HEAD
+}
+
+/// How many more requests that makes, of those for a part of `size` bytes.
+fn with_heads(requests: usize, size: u64, piece: u64) -> usize {
+    let pieces = usize::try_from(size.div_ceil(piece)).unwrap_or(usize::MAX).max(1);
+    if has_head(size) { requests + requests / pieces } else { requests }
 }
 
 /// Cuts a range of a blob into pieces, each within one of its parts.
@@ -890,7 +905,8 @@ impl Iterator for Pieces {
             self.at = 0;
         }
         let part = self.parts.get(self.part).filter(|_| self.left > 0)?;
-        let len = self.size.min(self.left).min(part.size - self.at);
+        let size = if self.at == 0 && has_head(part.size) { HEAD.min(self.size) } else { self.size };
+        let len = size.min(self.left).min(part.size - self.at);
         let piece = self.at..self.at + len;
         (self.at, self.left) = (piece.end, self.left - len);
         Some((self.part, piece))
@@ -928,6 +944,20 @@ mod tests {
         for names in [&["a-00002"][..], &["a-00001", "a-00003"]] {
             assert_eq!(check_numbers(&listed(names), "a-").unwrap_err().kind(), ErrorKind::Corrupt);
         }
+    }
+
+    #[test]
+    fn all_but_the_first_bytes_of_a_segment_are_asked_for_without_them() {
+        const MIB: u64 = 1 << 20;
+        let pieces: Vec<_> =
+            Pieces::new(parts(&[12 * MIB, 4 * MIB, 5 * MIB]), 7..21 * MIB, 12 * MIB).collect();
+        assert_eq!(pieces, [(0, 7..12 * MIB), (1, 0..4 * MIB), (2, 0..MIB), (2, MIB..5 * MIB)]);
+        assert_eq!(Pieces::new(parts(&[12 * MIB]), 0..9, 12 * MIB).collect::<Vec<_>>(), [(0, 0..9)]);
+        // As many bytes as before, on as many requests as that takes.
+        assert_eq!(with_heads(4, 12 * MIB, 12 * MIB), 8);
+        assert_eq!(with_heads(4, 12 * MIB, 6 * MIB), 6);
+        assert_eq!(with_heads(4, 5 << 30, 12 * MIB), 4);
+        assert_eq!(with_heads(4, 3 * MIB, 12 * MIB), 4);
     }
 
     #[test]
