@@ -135,7 +135,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-fn wait_for(done: impl Fn() -> bool) {
+fn wait_for(mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(30), "nothing happened");
@@ -428,6 +428,23 @@ fn a_put_under_nohup_outlives_its_terminal() {
     drop(put.stdin.take());
     let ran = Ran::of(&["put"], put.wait_with_output().unwrap());
     assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
+fn a_signal_ends_a_verb_whose_output_nobody_reads() {
+    let user = User::new();
+    user.ok(&["ls"]);
+    for number in 0..3000 {
+        fs::write(user.path("fast").join(format!("an-image-of-a-long-name-{number}")), "x").unwrap();
+    }
+    let heard = ["--default-signal=INT", PROGRAM, "ls"];
+    let mut ls = user.started(Command::new("env"), &heard).spawn().unwrap();
+    // A pipe takes 64 KiB.
+    let out = ls.stdout.take().unwrap();
+    wait_for(|| rustix::io::ioctl_fionread(&out).unwrap() > 60 << 10);
+    kill(&ls, Signal::INT);
+    wait_for(|| ls.try_wait().unwrap().is_some());
+    assert_eq!(ls.wait().unwrap().code(), Some(130));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::progress::above_the_bars;
 /// Prints a line on standard error; if that is closed, nobody wants to know.
 macro_rules! say {
     ($($arg:tt)*) => {
-        let _ = above_the_bars(|| writeln!(std::io::stderr(), $($arg)*));
+        let _ = above_the_bars(&std::io::stderr(), || writeln!(std::io::stderr(), $($arg)*));
     };
 }
 

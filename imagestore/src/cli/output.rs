@@ -41,7 +41,7 @@ impl Output {
 }
 
 fn write(text: impl Display) -> Outcome {
-    above_the_bars(|| writeln!(std::io::stdout().lock(), "{text}")).map_err(Stop::output)
+    above_the_bars(&std::io::stdout(), || writeln!(std::io::stdout().lock(), "{text}")).map_err(Stop::output)
 }
 
 /// `1.5 GiB (1610612736 bytes)`.

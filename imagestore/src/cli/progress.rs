@@ -115,9 +115,13 @@ impl Drop for Progress {
 /// All bars of the terminal, one below the other.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Writes something that stays, above the bars.
-pub(super) fn above_the_bars<T>(write: impl FnOnce() -> T) -> T {
-    BARS.suspend(write)
+/// Writes something that stays, above the bars. What goes elsewhere is not in their way: a pipe may be full for ever, and
+/// what is said of a signal must not wait for it.
+pub(super) fn above_the_bars<T>(out: &impl IsTerminal, write: impl FnOnce() -> T) -> T {
+    match out.is_terminal() {
+        true => BARS.suspend(write),
+        false => write(),
+    }
 }
 
 fn bar(action: &'static str, what: &str, total: Option<u64>) -> ProgressBar {
