@@ -1075,7 +1075,7 @@ mod tests {
     /// A cluster is dropped by the closing of its last pool, and that by the closing of its last image.
     #[test]
     fn the_end_waits_for_what_closing_drops() {
-        static CLOSED: AtomicBool = AtomicBool::new(false);
+        static LAST: AtomicBool = AtomicBool::new(false);
         let pause = || sleep(Duration::from_millis(100));
         close_later(move || {
             pause();
@@ -1083,12 +1083,12 @@ mod tests {
                 pause();
                 close_later(move || {
                     pause();
-                    CLOSED.store(true, Ordering::SeqCst);
+                    LAST.store(true, Ordering::SeqCst);
                 });
             });
         });
         assert_eq!(all_closed(Duration::from_secs(60)).left, 0);
-        assert!(CLOSED.load(Ordering::SeqCst));
+        assert!(LAST.load(Ordering::SeqCst));
         close_later(|| sleep(Duration::from_secs(2)));
         assert_eq!(all_closed(Duration::from_millis(10)).left, 1);
     }
