@@ -297,6 +297,7 @@ impl Store {
             expect = expect.data_size(data);
         }
         if let Some(meta) = meta {
+            expect.seen = meta.format.map(|format| (format, meta.virtual_size));
             expect.properties = meta.properties;
             expect.digests = meta.digests;
         }

@@ -24,6 +24,8 @@ pub struct Expect {
     pub(crate) data_size: Option<u64>,
     pub(crate) digests: Digests,
     pub(crate) format: Option<Format>,
+    /// Format and virtual size of the blob that these bytes are a copy of, where nobody looks at them again.
+    pub(crate) seen: Option<(Format, Option<u64>)>,
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) also: Vec<Algorithm>,
     pub(crate) taps: Vec<Box<dyn Tap>>,
@@ -313,8 +315,9 @@ impl Writer {
         }
         let mut meta = Meta::new(self.size);
         meta.digests = digests;
-        meta.format = report.as_ref().map(|report| report.format).or(self.expect.format);
-        meta.virtual_size = report.as_ref().and_then(|report| report.virtual_size);
+        let seen = report.as_ref().map(|report| (report.format, report.virtual_size)).or(self.expect.seen);
+        meta.format = seen.map(|(format, _)| format).or(self.expect.format);
+        meta.virtual_size = seen.and_then(|(_, size)| size);
         meta.properties = std::mem::take(&mut self.expect.properties);
         let Some(upload) = &mut self.upload else { return Err(finished()) };
         let location = upload.commit(&meta).await?;

@@ -65,8 +65,8 @@ impl Format {
         }
     }
 
-    /// Whether the bytes are the disk itself, with or without a partition table, or a disc's: every program
-    /// reads such an image the same way, and nothing in it can name another file.
+    /// Whether the bytes are the disk itself, with or without a partition table, or a disc's: nothing in such an image can
+    /// name another file. What only few programs know by its content (QEMU: parallels, bochs, cloop) counts as raw.
     pub(super) fn is_plain(self) -> bool {
         matches!(self, Self::Raw | Self::Iso | Self::Gpt | Self::Mbr)
     }

@@ -41,6 +41,12 @@ mod vmdk;
 #[cfg(test)]
 mod tests;
 
+/// A plain image of 1 GiB, for tests of what is done with reports.
+#[cfg(test)]
+pub(crate) fn sample_qcow2() -> Vec<u8> {
+    qcow2::tests::image(&[], &[])
+}
+
 pub use finding::{Finding, Rule};
 pub use format::{Format, UnknownFormat};
 pub use report::{Peek, Report};
