@@ -215,10 +215,16 @@ impl Error {
             Io::FileTooLarge => {
                 (ErrorKind::NoSpace, Some("the file system, or a limit, allows no file of this size"))
             }
+            // What a share says when its server, or the process that serves it, has gone.
+            Io::NotConnected | Io::ConnectionAborted | Io::StaleNetworkFileHandle => {
+                (ErrorKind::Unavailable, Some("if it is on a share, mount that again"))
+            }
             Io::TimedOut
             | Io::Interrupted
-            | Io::StaleNetworkFileHandle
+            | Io::ConnectionRefused
+            | Io::ConnectionReset
             | Io::HostUnreachable
+            | Io::NetworkUnreachable
             | Io::NetworkDown => (ErrorKind::Unavailable, None),
             Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => {
                 (ErrorKind::Invalid, None)

@@ -7,7 +7,10 @@ use futures::{
     stream::{self},
 };
 use rustix::{fs::SeekFrom, io::Errno};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, spawn_blocking},
+};
 
 use crate::{Chunk, ChunkStream, Error, ErrorKind, Result, buffer::Pool, rechunk::runs};
 
@@ -19,14 +22,27 @@ const READ_AHEAD: usize = 4;
 ///
 /// A file that ends before the range does is [`Corrupt`](ErrorKind::Corrupt).
 pub fn read(file: Arc<File>, range: Range<u64>, pool: Pool) -> ChunkStream {
+    read_within(file, range, pool, Arc::new(Semaphore::new(READ_AHEAD)))
+}
+
+/// The same, with as many reads on blocking threads as `calls` has room for: those of a share that does not answer hold
+/// their threads.
+pub fn read_within(file: Arc<File>, range: Range<u64>, pool: Pool, calls: Arc<Semaphore>) -> ChunkStream {
     let pieces = pieces(Arc::clone(&file), range, pool.size() as u64);
     pieces
         .map_ok(move |piece| {
-            let (file, pool) = (Arc::clone(&file), pool.clone());
+            let (file, pool, calls) = (Arc::clone(&file), pool.clone(), Arc::clone(&calls));
             async move {
                 match piece {
                     Piece::Hole(len) => Ok(Chunk::Zeros(len)),
-                    Piece::Data(range) => blocking(move || read_piece(&file, range, &pool)).await,
+                    Piece::Data(range) => {
+                        let call = calls.acquire_owned().await.ok(); // It is never closed.
+                        blocking(move || {
+                            let _until_it_ends = call;
+                            read_piece(&file, range, &pool)
+                        })
+                        .await
+                    }
                 }
             }
         })
@@ -132,6 +148,12 @@ pub async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Re
                         if !any =>
                     {
                         return Ok(false);
+                    }
+                    // Which of the two files it is, a read tells.
+                    Err(Errno::IO) => {
+                        let mut byte = [0];
+                        source.read_at(&mut byte, at).map_err(|error| read_failed(&source, at, error))?;
+                        return Err(failed(Errno::IO.into()));
                     }
                     Err(error) => return Err(failed(error.into())),
                 }
@@ -249,17 +271,41 @@ fn read_piece(file: &File, range: Range<u64>, pool: &Pool) -> Result<Chunk> {
             }
             Ok(got) => at += got as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // EIO of a read is a lost sector: another copy may have the bytes, another try has not.
-            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-                let message = format!("the disk cannot read the file at {at}: {error}");
-                return Err(Error::new(ErrorKind::Corrupt, message)
-                    .with_source(error)
-                    .with_hint("the kernel's log says more; restore the blob from another copy"));
-            }
-            Err(error) => return Err(Error::from_io("cannot read the file", error)),
+            Err(error) => return Err(read_failed(file, at, error)),
         }
     }
     Ok(Chunk::Data(buffer.freeze()))
+}
+
+/// What a read at `at` ended in. EIO is a lost sector: another copy may have the bytes, another try has not. Of a share it is
+/// also a server that does not answer (nfs(5), `soft`).
+fn read_failed(file: &File, at: u64, error: io::Error) -> Error {
+    if error.raw_os_error() != Some(Errno::IO.raw_os_error()) {
+        return Error::from_io("cannot read the file", error);
+    }
+    let (kind, what, hint) = match is_remote(file) {
+        true => {
+            (ErrorKind::Unavailable, "share", "see whether its server answers; the kernel's log says more")
+        }
+        false => (ErrorKind::Corrupt, "disk", "the kernel's log says more; use another copy of the image"),
+    };
+    Error::new(kind, format!("the {what} cannot read the file at {at}: {error}"))
+        .with_source(error)
+        .with_hint(hint)
+}
+
+/// Whether a file is on a network, or behind a process that may be (statfs(2)).
+fn is_remote(file: &File) -> bool {
+    const AFS: u32 = 0x5346_414f;
+    const CEPH: u32 = 0x00c3_6400;
+    const CIFS: u32 = 0xff53_4d42;
+    const FUSE: u32 = 0x6573_5546;
+    const NFS: u32 = 0x6969;
+    const PLAN_9: u32 = 0x0102_1997;
+    const SMB: u32 = 0x517b;
+    const SMB2: u32 = 0xfe53_4d42;
+    let found = rustix::fs::fstatfs(file).map(|found| found.f_type as u32);
+    found.is_ok_and(|found| [AFS, CEPH, CIFS, FUSE, NFS, PLAN_9, SMB, SMB2].contains(&found))
 }
 
 #[cfg(test)]

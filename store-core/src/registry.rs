@@ -22,6 +22,10 @@ pub trait Config: DeserializeOwned + Serialize + Send + 'static {
         Ok(())
     }
 
+    /// Comes before [`connect`](Self::connect) where the store is `read_only`: what that would make for lack of it, such as a
+    /// directory or a bucket, is not to be made. All else is refused without the driver's doing.
+    fn read_only(&mut self) {}
+
     /// Connects, and fails early if the settings cannot work. `name` is the store's, for messages.
     fn connect(self, name: &str) -> impl Future<Output = Result<Arc<dyn Backend>>> + Send;
 }
@@ -58,7 +62,16 @@ impl Registry {
     #[must_use]
     pub fn with<C: Config>(mut self) -> Self {
         let driver = Driver {
-            connect: |section| async move { checked::<C>(&section)?.connect(section.name()).await }.boxed(),
+            connect: |section| {
+                let connect = async move {
+                    let mut config = checked::<C>(&section)?;
+                    if section.options()?.read_only {
+                        config.read_only();
+                    }
+                    config.connect(section.name()).await
+                };
+                connect.boxed()
+            },
             settings: |section| table(&checked::<C>(section)?),
         };
         self.drivers.insert(C::TYPE, driver);

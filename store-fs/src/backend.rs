@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     named_staging: bool,
     pub(crate) pool: Pool,
     pub(crate) spare_writes: Arc<Semaphore>,
-    /// Held by each call on its blocking thread, however long that is.
+    /// Held by each call, write and read on its blocking thread, however long that is.
     calls: Arc<Semaphore>,
 }
 
@@ -129,7 +129,7 @@ impl FsBackend {
 
 impl Shared {
     /// Room for one more call.
-    async fn call(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn call(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.calls).acquire_owned().await.ok() // It is never closed.
     }
 
@@ -195,6 +195,10 @@ impl Shared {
             && total > 0
         {
             upload.reserved = reserve(upload.file(), total)?;
+            // Another upload may have found the same space free, and taken it meanwhile.
+            if upload.reserved {
+                upload.keep_reserve(total)?;
+            }
         }
         Ok(upload)
     }
@@ -249,8 +253,8 @@ impl Backend for FsBackend {
             let mut stat = Stat::new(blob.size);
             stat.allocated = Some(blob.allocated);
             stat.meta = blob.meta;
-            let download: Arc<dyn Download> =
-                Arc::new(FsDownload { file: Arc::new(blob.file), stat, pool: shared.pool.clone() });
+            let (file, pool, calls) = (Arc::new(blob.file), shared.pool.clone(), Arc::clone(&shared.calls));
+            let download: Arc<dyn Download> = Arc::new(FsDownload { file, stat, pool, calls });
             Ok(download)
         })
         .await
@@ -379,6 +383,7 @@ struct FsDownload {
     file: Arc<File>,
     stat: Stat,
     pool: Pool,
+    calls: Arc<Semaphore>,
 }
 
 #[async_trait]
@@ -388,7 +393,8 @@ impl Download for FsDownload {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<ChunkStream> {
-        Ok(file::read(Arc::clone(&self.file), range, self.pool.clone()))
+        let (file, calls) = (Arc::clone(&self.file), Arc::clone(&self.calls));
+        Ok(file::read_within(file, range, self.pool.clone(), calls))
     }
 
     fn file(&self) -> Option<&Arc<File>> {

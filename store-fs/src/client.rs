@@ -47,6 +47,7 @@ pub(crate) struct DataDir {
     pub(crate) priority: i32,
     create: bool,
     require_marker: bool,
+    read_only: bool,
     /// Set when it was first opened: whether the marker was there, or was made. Without it the share is gone.
     marked: OnceLock<bool>,
 }
@@ -54,8 +55,8 @@ pub(crate) struct DataDir {
 impl DataDir {
     pub(crate) fn new(directory: Directory, config: &FsConfig) -> Self {
         let Directory { path, priority } = directory;
-        let FsConfig { create, require_marker, .. } = *config;
-        Self { path, priority, create, require_marker, marked: OnceLock::new() }
+        let FsConfig { create, require_marker, read_only, .. } = *config;
+        Self { path, priority, create, require_marker, read_only, marked: OnceLock::new() }
     }
 
     /// Opens the directory, and checks that it is the one that was opened first; the first time, that it may be used.
@@ -72,7 +73,7 @@ impl DataDir {
         if let Some(mount) = mount_that_is_missing(&self.path) {
             return Err(missing_mount(&self.path, &mount));
         }
-        if self.create && !self.require_marker && !self.path.exists() {
+        if self.create && !self.read_only && !self.require_marker && !self.path.exists() {
             // What cannot be created cannot be opened either, and that says why.
             let _ = std::fs::create_dir_all(&self.path);
             // Blobs are no more durable than the names of the directories above them.
@@ -84,7 +85,7 @@ impl DataDir {
         let marked = match open.is_marked()? {
             true => true,
             false if self.require_marker => return Err(not_mounted(&self.path)),
-            false => open.make_marker()?,
+            false => !self.read_only && open.make_marker()?,
         };
         self.marked.get_or_init(|| marked);
         Ok(open)
@@ -116,6 +117,8 @@ fn missing_mount_point(fstab: &str, mounted: &str, path: &Path) -> Option<PathBu
     // Without those of no mount point at all, such as swap.
     known
         .filter(|point| point.is_absolute() && path.starts_with(point))
+        // There is always something on `/`; within a chroot it has no line of its own.
+        .filter(|point| point != Path::new("/"))
         .find(|point| !mounted.contains(point))
 }
 

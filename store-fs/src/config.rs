@@ -41,6 +41,9 @@ pub struct FsConfig {
     /// Space that uploads must leave free in each directory.
     #[serde(default)]
     pub reserve: Size,
+    /// Of a store that is `read_only`: no directory and no marker is made.
+    #[serde(skip)]
+    pub(crate) read_only: bool,
 }
 
 /// One of several data directories.
@@ -139,6 +142,7 @@ impl FsConfig {
             file_mode: Mode::default(),
             group: None,
             reserve: Size::default(),
+            read_only: false,
         }
     }
 
@@ -171,6 +175,10 @@ impl Config for FsConfig {
 
     fn check(&self) -> Result<()> {
         self.checked_directories().map(drop)
+    }
+
+    fn read_only(&mut self) {
+        self.read_only = true;
     }
 
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {

@@ -1,6 +1,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
+    ops::Range,
     os::unix::fs::FileExt,
     sync::{Arc, OnceLock},
 };
@@ -8,9 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use store_core::{
-    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file, file::blocking,
-};
+use store_core::{BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, Upload, buffer, file};
 use tokio::{
     sync::OwnedSemaphorePermit,
     task::{JoinHandle, spawn_blocking},
@@ -101,14 +100,41 @@ impl FsUpload {
         &self.parts.staged.file
     }
 
+    /// Refuses an upload whose allocated `total` has taken what is to be left free.
+    pub(crate) fn keep_reserve(&self, total: u64) -> Result<()> {
+        let (reserve, directory) = (self.parts.store.reserve(), &self.parts.directory);
+        let (_, free) = directory.space()?;
+        if free >= reserve {
+            return Ok(());
+        }
+        let before = free.saturating_add(total).saturating_sub(reserve);
+        Err(no_space(&directory.path, total, before, reserve))
+    }
+
+    /// Starts `work` on one of the blocking threads that the store may have.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Parts) -> T + Send + 'static) -> JoinHandle<T> {
+        let (parts, call) = (Arc::clone(&self.parts), self.parts.store.call().await);
+        spawn_blocking(move || {
+            let _until_it_ends = call;
+            work(&parts)
+        })
+    }
+
+    /// The same, and waits for its end.
+    async fn run_now<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Parts) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run(work).await.await.map_err(Error::stopped)?
+    }
+
     async fn write_data(&mut self, bytes: Bytes) -> Result<()> {
         let at = self.offset;
         let aligned = |value: u64| value.is_multiple_of(buffer::ALIGNMENT as u64);
         if self.direct && !(aligned(at) && aligned(bytes.len() as u64)) {
             // The odd end of an image. Direct and buffered writes do not overlap, but must not pass each other.
             self.drain(0).await?;
-            let parts = Arc::clone(&self.parts);
-            blocking(move || make_buffered(&parts.staged.file)).await?;
+            self.run_now(|parts| make_buffered(&parts.staged.file)).await?;
             self.direct = false;
         }
         let spare = self.make_room().await?;
@@ -116,24 +142,23 @@ impl FsUpload {
             self.flush_behind().await?;
         } else if self.unsynced > WRITE_BEHIND {
             self.drain(0).await?;
-            let (parts, len) = (Arc::clone(&self.parts), self.unsynced);
+            let len = self.unsynced;
             self.unsynced = 0;
-            self.writing.push_back(spawn_blocking(move || {
-                sync_data(&parts.staged.file)?;
-                forget(&parts.staged.file, at.saturating_sub(len), len);
-                Ok(())
-            }));
+            let sync = self.run(move |parts| parts.write_out(at.saturating_sub(len)..at)).await;
+            self.writing.push_back(sync);
         }
-        self.unsynced += bytes.len() as u64;
-        self.offset += bytes.len() as u64;
-        let (parts, direct, unreserved) = (Arc::clone(&self.parts), self.direct, !self.reserved);
-        self.writing.push_back(spawn_blocking(move || {
+        let (direct, unreserved, len) = (self.direct, !self.reserved, bytes.len() as u64);
+        let write = self.run(move |parts| {
             let _until_written = spare;
             if unreserved {
-                parts.leave_free(bytes.len() as u64)?;
+                parts.leave_free(len)?;
             }
-            write_at(&parts, bytes, at, direct)
-        }));
+            write_at(parts, bytes, at, direct)
+        });
+        let write = write.await;
+        self.writing.push_back(write);
+        self.unsynced += len;
+        self.offset += len;
         Ok(())
     }
 
@@ -142,8 +167,8 @@ impl FsUpload {
         self.offset += len;
         if self.reserved {
             self.drain(IN_FLIGHT - 1).await?;
-            let parts = Arc::clone(&self.parts);
-            self.writing.push_back(spawn_blocking(move || punch(&parts.staged.file, at, len)));
+            let punched = self.run(move |parts| punch(&parts.staged.file, at, len)).await;
+            self.writing.push_back(punched);
         }
         Ok(())
     }
@@ -151,8 +176,7 @@ impl FsUpload {
     /// Copies a file within the kernel where it can, piece by piece so that the page cache is not filled.
     async fn copy_file(&mut self, source: Arc<File>, size: u64) -> Result<()> {
         if self.direct {
-            let parts = Arc::clone(&self.parts);
-            blocking(move || make_buffered(&parts.staged.file)).await?;
+            self.run_now(|parts| make_buffered(&parts.staged.file)).await?;
             self.direct = false;
         }
         while self.offset < size {
@@ -163,12 +187,8 @@ impl FsUpload {
             }
             self.offset = range.end;
             self.drain(0).await?;
-            let parts = Arc::clone(&self.parts);
-            self.writing.push_back(spawn_blocking(move || {
-                sync_data(&parts.staged.file)?;
-                forget(&parts.staged.file, range.start, range.end - range.start);
-                Ok(())
-            }));
+            let sync = self.run(move |parts| parts.write_out(range)).await;
+            self.writing.push_back(sync);
         }
         Ok(())
     }
@@ -188,9 +208,8 @@ impl FsUpload {
             return Ok(());
         }
         self.finish_flush().await?;
-        let parts = Arc::clone(&self.parts);
+        self.flushing = Some(self.run(|parts| sync_data(&parts.staged.file)).await);
         self.unsynced = 0;
-        self.flushing = Some(spawn_blocking(move || sync_data(&parts.staged.file)));
         Ok(())
     }
 
@@ -238,8 +257,8 @@ impl Upload for FsUpload {
     }
 
     async fn adopt(&mut self, source: &Arc<File>) -> Result<Option<Arc<File>>> {
-        let (parts, source, direct) = (Arc::clone(&self.parts), Arc::clone(source), self.direct);
-        let shared = blocking(move || {
+        let (source, direct) = (Arc::clone(source), self.direct);
+        let shared = self.run_now(move |parts| {
             let file = &parts.staged.file;
             if !share_blocks(file, &source) {
                 return Ok(None);
@@ -249,9 +268,8 @@ impl Upload for FsUpload {
             }
             let found = file.metadata().map_err(|e| Error::from_io("cannot examine the upload", e))?;
             Ok(Some(found.len()))
-        })
-        .await?;
-        let Some(len) = shared else { return Ok(None) };
+        });
+        let Some(len) = shared.await? else { return Ok(None) };
         // A source that has grown since it was measured gave more than was announced; the commit cuts that off.
         self.offset = self.total.map_or(len, |total| total.min(len));
         self.direct = false;
@@ -259,14 +277,14 @@ impl Upload for FsUpload {
     }
 
     async fn copy(&mut self, from: &Location, size: u64) -> Result<()> {
-        let (parts, at) = (Arc::clone(&self.parts), from.clone());
-        let source = blocking(move || {
+        let at = from.clone();
+        let source = self.run_now(move |parts| {
             let source = parts.store.blob(&at)?;
             let found = source.metadata().map_err(|e| Error::from_io("cannot examine the blob", e))?;
             // Another blob has come in the place of the one that was looked at.
             if found.len() == size { Ok(Arc::new(source)) } else { Err(Error::not_found(&at)) }
-        })
-        .await?;
+        });
+        let source = source.await?;
         match self.adopt(&source).await? {
             Some(_) => Ok(()),
             None => self.copy_file(source, size).await,
@@ -276,8 +294,9 @@ impl Upload for FsUpload {
     async fn commit(&mut self, meta: &Meta) -> Result<Location> {
         self.drain(0).await?;
         self.finish_flush().await?;
-        let (parts, size, meta) = (Arc::clone(&self.parts), self.offset, meta.clone());
-        let committing = self.committing.insert(spawn_blocking(move || parts.publish(size, &meta)));
+        let (size, meta) = (self.offset, meta.clone());
+        let publishing = self.run(move |parts| parts.publish(size, &meta)).await;
+        let committing = self.committing.insert(publishing);
         let outcome = committing.await;
         self.committing = None;
         match outcome.map_err(Error::stopped)? {
@@ -303,15 +322,14 @@ impl Upload for FsUpload {
             None => false,
         };
         self.committing = None;
-        let parts = Arc::clone(&self.parts);
-        blocking(move || {
+        let undo = self.run_now(move |parts| {
             match published {
                 true => parts.directory.unpublish(&parts.id, &parts.staged),
                 false => parts.directory.discard(&parts.id, &parts.staged),
             }
             Ok(())
-        })
-        .await?;
+        });
+        undo.await?;
         self.over = true;
         Ok(())
     }
@@ -332,6 +350,13 @@ impl Drop for FsUpload {
 }
 
 impl Parts {
+    /// Makes a range of the file durable, and has the page cache forget it.
+    fn write_out(&self, range: Range<u64>) -> Result<()> {
+        sync_data(&self.staged.file)?;
+        forget(&self.staged.file, range.start, range.end - range.start);
+        Ok(())
+    }
+
     /// Refuses bytes whose space was not reserved, where they would not leave free what is configured. Those of the writes
     /// in flight are not counted.
     fn leave_free(&self, len: u64) -> Result<()> {

@@ -21,7 +21,9 @@ use std::{
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use libtest_mimic::{Arguments, Failed, Trial};
-use store_core::{Backend, BlobId, Error, ErrorKind, Expect, Meta, Options, Settings, SizeHint, Span, Store};
+use store_core::{
+    Backend, BlobId, Error, ErrorKind, Expect, Meta, Options, Registry, Settings, SizeHint, Span, Store,
+};
 use store_fs::{FsBackend, FsConfig, Staging};
 
 const CHILD: &str = "STORE_FS_TEST_CHILD";
@@ -31,7 +33,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 39] = [
+    let tests: [Test; 43] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -51,9 +53,11 @@ fn main() {
         ("a_write_error_of_the_disk_is_internal", || failing_call("pwrite64", "EIO", 3, "internal")),
         ("a_refused_write_is_denied", || failing_call("pwrite64", "EACCES", 1, "denied")),
         ("a_read_error_of_the_disk_is_corrupt", read_error),
+        ("a_read_error_within_a_copy_of_the_kernel_is_corrupt", copy_error),
         ("a_full_disk_is_noticed_before_the_first_byte", full_disk_known_size),
         ("a_disk_that_fills_up_keeps_nothing", full_disk_unknown_size),
         ("the_configured_space_is_left_free", leaves_reserve),
+        ("two_uploads_do_not_count_on_the_same_space", reserve_taken_twice),
         ("a_read_only_file_system_reads_and_refuses_writes", read_only_file_system),
         ("an_unmounted_share_is_an_error", unmounted_share),
         ("a_mount_that_fstab_expects_is_missed", missing_mount),
@@ -61,6 +65,8 @@ fn main() {
         ("without_attributes_metadata_lies_beside_the_blob", no_attributes),
         ("without_unnamed_files_and_attributes_all_works", bindfs),
         ("a_share_that_does_not_answer_stops_no_other_store", hung_share),
+        ("a_share_whose_server_died_is_unavailable", dead_share),
+        ("a_read_only_store_makes_nothing", read_only_store),
         ("the_largest_metadata_comes_back", largest_metadata),
         ("damaged_metadata_is_corrupt", damaged_metadata),
         ("links_pipes_and_directories_are_no_blobs", strange_files),
@@ -97,6 +103,11 @@ fn child(task: &str) {
                 store.get(&at, ..).await.map(drop)
             }
             "put" => store.put(&"blob".parse()?, source(size), Expect::new()).await.map(drop),
+            "save" => {
+                let at = store.locate(&"blob".parse()?).await?;
+                let target = tempfile::tempfile_in(directory).expect("there is room");
+                store.open(&at).await?.save(Arc::new(target), |_| ()).await.map(drop)
+            }
             "copy" => {
                 let at = store.locate(&"blob".parse()?).await?;
                 store.copy(&at, &"copy".parse()?, |_| ()).await.map(drop)
@@ -494,6 +505,27 @@ fn read_error() -> Outcome {
     check(printed == "corrupt", format!("expected corrupt, got {printed}"))
 }
 
+/// The kernel does not say which of the two files it could not get on with.
+fn copy_error() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let put = command(&this(), &format!("put {} auto {MANY}", dir.path().display()), &[]).output().unwrap();
+    check(String::from_utf8_lossy(&put.stdout).trim() == "ok", format!("{put:?}"))?;
+    let task = format!("save {} auto 0", dir.path().display());
+    let blob = dir.path().join("blob");
+    let fails = |calls: &[&str]| {
+        let mut arguments = vec!["-o", "/dev/null", "-P", blob.to_str().unwrap()];
+        let inject: Vec<_> = calls.iter().map(|call| format!("inject={call}")).collect();
+        inject.iter().for_each(|inject| arguments.extend(["-e", inject]));
+        let output = strace(&task, &arguments)?;
+        Ok::<_, String>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    // A target that cannot be written, then a source that cannot be read.
+    let written = fails(&["copy_file_range:error=EIO"])?;
+    check(written == "internal", format!("of the target: expected internal, got {written}"))?;
+    let read = fails(&["copy_file_range:error=EIO", "pread64:error=EIO"])?;
+    check(read == "corrupt", format!("of the source: expected corrupt, got {read}"))
+}
+
 /// A mounted file system that goes with this value.
 struct Mounted {
     path: PathBuf,
@@ -615,6 +647,52 @@ fn leaves_reserve() -> Outcome {
         check(free() >= 30 << 20, format!("only {} are left free", free()))?;
         text(upload.abort().await)?;
         text(store.put(&"blob".parse().unwrap(), source(8 << 20), Expect::new()).await).map(drop)
+    })
+}
+
+/// Both see enough of it before either has taken any.
+fn reserve_taken_twice() -> Outcome {
+    let mounted = Mounted::new(&["-t", "tmpfs", "-o", "size=64m", "none"])?;
+    runtime().block_on(async {
+        let mut config = FsConfig::new(&mounted.path);
+        config.reserve = "24MiB".parse().unwrap();
+        for _ in 0..20 {
+            let store = store(config.clone())?;
+            let begun = futures::future::join_all((0..8).map(|i| {
+                let (store, id) = (store.clone(), format!("blob-{i}").parse().unwrap());
+                tokio::spawn(async move { store.upload(&id, Expect::new().size(30 << 20)).await })
+            }));
+            let begun: Vec<_> = begun.await.into_iter().map(Result::unwrap).collect();
+            let space = rustix::fs::statvfs(&mounted.path).unwrap();
+            check(space.f_bavail * space.f_frsize >= 24 << 20, "the reserve was given away")?;
+            for upload in begun {
+                match upload {
+                    Ok(upload) => text(upload.abort().await)?,
+                    refused => kind_is(refused, ErrorKind::NoSpace, "an upload that does not fit any more")?,
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn read_only_store() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (missing, there) = (dir.path().join("missing"), dir.path().join("there"));
+    std::fs::create_dir(&there).unwrap();
+    std::fs::write(there.join("blob"), "a blob of Glance's").unwrap();
+    runtime().block_on(async {
+        let open = async |path: &Path| {
+            let text = format!("[stores.a]\ntype = 'fs'\nread_only = true\npath = '{}'", path.display());
+            let settings = Settings::parse(&text)?;
+            Registry::default().with::<FsConfig>().open(settings.section("a")?).await
+        };
+        kind_is(open(&missing).await, ErrorKind::Unavailable, "a directory that is not there")?;
+        check(!missing.exists(), "the directory was made")?;
+        let store = text(open(&there).await)?;
+        let at = text(store.locate(&"blob".parse().unwrap()).await)?;
+        check(text(store.get(&at, ..).await)?.len() == 18, "reading")?;
+        check(!there.join(".imagestore").exists(), "a marker was made")
     })
 }
 
@@ -766,6 +844,11 @@ fn hung_share() -> Outcome {
         let local = store(FsConfig::new(&local))?;
         let id: BlobId = "blob".parse().unwrap();
         let blob = text(local.put(&id, source(100_000), Expect::new()).await)?;
+        let begun = (0..70).map(|i| {
+            let (hung, id) = (hung.clone(), format!("upload-{i}").parse().unwrap());
+            async move { hung.upload(&id, Expect::new()).await }
+        });
+        let uploads = text(futures::future::try_join_all(begun).await)?;
         share.signal("-STOP");
         // With five attempts each, more than there are blocking threads.
         for located in futures::future::join_all((0..150).map(|_| hung.locate(&id))).await {
@@ -773,7 +856,19 @@ fn hung_share() -> Outcome {
         }
         let got = tokio::time::timeout(Duration::from_secs(20), local.verify(&blob.location, |_| {})).await;
         text(got.map_err(|_| "the other store does not answer either")?)?;
+        // Neither do writes of many uploads take all of the process's blocking threads.
+        let writes = uploads.into_iter().map(|mut upload| async move {
+            let piece = Bytes::from(vec![7; 12 << 20]);
+            let written = tokio::time::timeout(Duration::from_secs(2), upload.write(piece)).await;
+            (written.is_ok_and(|written| written.is_ok()), upload)
+        });
+        let written = futures::future::join_all(writes).await;
+        check(!written.iter().any(|(written, _)| *written), "a share that hangs takes 12 MiB")?;
+        let got = tokio::time::timeout(Duration::from_secs(20), local.verify(&blob.location, |_| {})).await;
+        text(got.map_err(|_| "the other store does not answer while uploads hang")?)?;
         share.signal("-CONT");
+        drop(written);
+        hung.settle().await;
         for _ in 0..100 {
             if hung.locate(&id).await.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
                 return Ok(());
@@ -783,6 +878,35 @@ fn hung_share() -> Outcome {
     });
     drop(share);
     outcome
+}
+
+fn dead_share() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let [below, path] = ["below", "share"].map(|name| dir.path().join(name));
+    std::fs::create_dir(&below).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let share = Share::new(&below, &path)?;
+    runtime().block_on(async {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        let store = Store::new("a", Arc::new(text(FsBackend::open(&FsConfig::new(&path)))?), options);
+        let blob = text(store.put(&"blob".parse().unwrap(), source(9_000_000), Expect::new()).await)?;
+        let reader = text(store.open(&blob.location).await)?;
+        share.signal("-KILL");
+        for _ in 0..100 {
+            if std::fs::metadata(&path).is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let read = text(reader.stream(..))?.try_collect::<Vec<_>>().await.map(|pieces| pieces.len());
+        kind_is(read, ErrorKind::Unavailable, "a read of an open blob")?;
+        kind_is(store.stat(&blob.location).await, ErrorKind::Unavailable, "a stat")?;
+        kind_is(store.list().try_collect::<Vec<_>>().await, ErrorKind::Unavailable, "a list")?;
+        let put = store.put(&"other".parse().unwrap(), source(1000), Expect::new()).await;
+        kind_is(put, ErrorKind::Unavailable, "a put")?;
+        kind_is(FsBackend::open(&FsConfig::new(&path)), ErrorKind::Unavailable, "an opening")
+    })
 }
 
 /// A FUSE file system with neither `O_TMPFILE` nor extended attributes, as old network shares are.
