@@ -227,7 +227,7 @@ pub struct CheckOptions {
 
 /// Runs the suite on a deployed store, which may hold blobs and serve others meanwhile.
 ///
-/// Blobs of the run have ids that start with `conformance-`, and are removed again, also if the run is stopped through
+/// Blobs of the run have ids that start with `conformance-` or `_Conformance.`, and are removed again, also if the run is stopped through
 /// its options; not if the future is dropped. Foreign blobs and uploads are
 /// left alone: unless the run is `exclusive`, cases that sweep or count are shown as ignored. `open` connects anew
 /// each time, as another process would; `on` is told of each case when it is over.
@@ -297,7 +297,7 @@ where
 fn left_behind(case: &Case, failure: &Failure) -> Error {
     let message = format!("cannot tidy up after {}: {failure}", case.title());
     Error::new(ErrorKind::Unavailable, message)
-        .with_hint("blobs whose ids start with `conformance-` may be left")
+        .with_hint("blobs whose ids start with `conformance-` or `_Conformance.` may be left")
 }
 
 impl CheckOptions {

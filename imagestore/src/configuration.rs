@@ -1,7 +1,7 @@
 use std::{
     env,
     ffi::OsString,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -49,7 +49,12 @@ impl Origin {
             return Self::Variable(path.into());
         }
         let mut places = Self::places().into_iter();
-        places.find(|path| path.exists()).map_or(Self::BuiltIn, Self::Found)
+        // One that cannot be looked at may be there: reading it says why it cannot be.
+        let there = |path: &PathBuf| match path.try_exists() {
+            Ok(there) => there,
+            Err(error) => error.kind() != io::ErrorKind::NotADirectory,
+        };
+        places.find(there).map_or(Self::BuiltIn, Self::Found)
     }
 
     /// The files that are looked for, in this order, where none is named.

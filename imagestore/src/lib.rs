@@ -4,10 +4,11 @@ mod configuration;
 
 pub use configuration::{CONFIG_VARIABLE, Origin, built_in, configuration, data_dir, open};
 pub use store_core::{
-    Algorithm, Blob, BlobId, ByteRange, ByteStream, Capabilities, Capacity, Chunk, ChunkStream, Config,
-    Digests, Entry, Error, ErrorKind, Expect, Info, Inspect, Location, MemoryBackend, MemoryConfig, Meta,
-    Options, Reader, Registry, Result, Retry, Secret, Settings, Size, Span, Stat, Store, Stores, Swept, Tap,
-    Timeout, Verified, Writer, buffer, config, file, inspect, once,
+    Algorithm, Backend, Blob, BlobId, ByteRange, ByteStream, Capabilities, Capacity, Chunk, ChunkStream,
+    Config, Digests, Download, Entry, Error, ErrorKind, Expect, Info, Inspect, Location, MemoryBackend,
+    MemoryConfig, Meta, Options, Reader, Registry, Result, Retry, Secret, Settings, Size, SizeHint, Span,
+    Stat, Store, Stores, Swept, Tap, Timeout, Upload, Verified, Writer, buffer, config, driver, file,
+    inspect, once,
 };
 
 /// The backends that this build has, each behind the Cargo feature of its name.

@@ -32,6 +32,7 @@ impl User {
             user.home.path().display()
         );
         fs::create_dir_all(user.path(".config/imagestore")).unwrap();
+        fs::create_dir(user.path("slow")).unwrap();
         user.write(".config/imagestore/imagestore.toml", config.as_bytes());
         user
     }
@@ -619,6 +620,16 @@ fn copies_within_a_store_are_made_by_it() {
     assert!(taken.err.contains("note: b is in fast already"), "{}", taken.err);
 }
 
+#[test]
+fn a_file_whose_length_nobody_knows_is_read_to_its_end() {
+    let user = User::new();
+    assert_eq!(user.ok(&["put", "/proc/version", "--id", "x", "--quiet"]), "x\n");
+    assert_eq!(user.ok(&["get", "x"]), fs::read_to_string("/proc/version").unwrap());
+    user.write("empty", b"");
+    user.ok(&["put", "empty", "--id", "empty"]);
+    assert_eq!(user.json(&["stat", "empty", "--json"])["size"], 0);
+}
+
 /// Nobody makes a directory in sysfs, not even root.
 #[test]
 fn a_directory_that_refuses_is_denied() {
@@ -667,6 +678,21 @@ fn a_location_finds_its_store() {
     let refused = User::without_config().run(&foreign);
     assert_eq!(refused.code, 6, "{}", refused.err);
     assert!(!format!("{} {}", unknown.err, refused.err).contains("hunter2"));
+}
+
+/// One whose metadata nobody can read any more is there all the same.
+#[test]
+fn a_damaged_image_can_be_deleted_by_its_location() {
+    let user = User::new();
+    user.write("a", b"an image");
+    user.ok(&["put", "a", "--id", "a", "--store", "slow"]);
+    let stored = user.path("slow/a");
+    rustix::fs::setxattr(&stored, "user.imagestore", b"{", rustix::fs::XattrFlags::empty()).unwrap();
+    let at = format!("file://{}", stored.display());
+    let got = user.run(&["get", &at]);
+    assert!(got.code == 8 && got.err.contains("user.imagestore"), "{}", got.err);
+    user.ok(&["rm", &at]);
+    assert!(!stored.exists());
 }
 
 #[test]
@@ -884,6 +910,63 @@ fn the_first_configuration_counts() {
     assert_eq!(path(&["--config", "elsewhere/b.toml"], &variables), "elsewhere/b.toml");
 }
 
+/// A link to itself stands for what only root may look at: such a file may say that images belong elsewhere.
+#[test]
+fn a_configuration_that_cannot_be_looked_at_is_not_passed_over() {
+    let user = User::without_config();
+    fs::create_dir(user.path(".config")).unwrap();
+    std::os::unix::fs::symlink("imagestore", user.path(".config/imagestore")).unwrap();
+    user.write("a", b"an image");
+    let put = user.run(&["put", "a"]);
+    assert!(put.code != 0 && put.err.contains(".config/imagestore/imagestore.toml"), "{}", put.err);
+    // What is no directory holds none; some say so with /dev/null.
+    let put = user.command(&["put", "a"]).env("XDG_CONFIG_HOME", "/dev/null").output().unwrap();
+    assert!(put.status.success(), "{put:?}");
+}
+
+/// On FUSE, where a file needs a name from the start.
+#[test]
+fn an_image_becomes_a_file_whole_or_not_at_all_where_files_need_names() {
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        }
+    }
+    let user = User::new();
+    let (below, mounted) = (user.path("below"), Mounted(user.path("mounted")));
+    fs::create_dir(&below).unwrap();
+    fs::create_dir(&mounted.0).unwrap();
+    let bindfs = Command::new("bindfs").args([&below, &mounted.0]).status();
+    assert!(bindfs.expect("package bindfs is needed").success(), "bindfs (root is needed)");
+    let image = noise(64 << 20);
+    user.write("image", &image);
+    user.ok(&["put", "image", "--id", "image"]);
+    user.ok(&["get", "image", "mounted/copy"]);
+    assert!(fs::read(below.join("copy")).unwrap() == image);
+    user.write("below/copy", b"mine");
+    let refused = user.run(&["get", "image", "mounted/copy"]);
+    assert!(refused.code == 4 && refused.err.contains("--force"), "{}: {}", refused.code, refused.err);
+    assert_eq!(fs::read(below.join("copy")).unwrap(), b"mine");
+    user.ok(&["get", "image", "mounted/copy", "--force"]);
+    assert!(fs::read(below.join("copy")).unwrap() == image);
+    fs::remove_file(below.join("copy")).unwrap();
+    // A fast machine may be done before the signal comes.
+    let interrupted = (0..20).any(|_| {
+        let heard = ["--default-signal=INT", PROGRAM, "get", "image", "mounted/copy", "--force"];
+        let mut get = user.started(Command::new("env"), &heard).spawn().unwrap();
+        wait_for(|| !files(&below).is_empty());
+        kill(&get, Signal::INT);
+        let interrupted = get.wait().unwrap().code() == Some(130);
+        if !interrupted {
+            fs::remove_file(below.join("copy")).unwrap();
+        }
+        interrupted
+    });
+    assert!(interrupted, "no signal came in time");
+    assert_eq!(files(&below), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn any_home_will_do() {
     let user = User::without_config();
@@ -907,10 +990,26 @@ fn memory_does_not_grow_with_the_image() {
     for _ in 0..64 {
         pipe.write_all(&piece).unwrap();
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", put.id())).unwrap();
+    let peak = peak_of(&put);
     drop(pipe);
-    assert!(put.wait().unwrap().success());
+    let output = put.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(peak < 64 << 10, "{peak} KiB for a put of 256 MiB");
+
+    let id = String::from_utf8(output.stdout).unwrap();
+    let mut get = user.command(&["get", id.trim()]).spawn().unwrap();
+    let mut pipe = get.stdout.take().unwrap();
+    let mut most = vec![0; 255 << 20];
+    pipe.read_exact(&mut most).unwrap();
+    let peak = peak_of(&get);
+    std::io::copy(&mut pipe, &mut std::io::sink()).unwrap();
+    assert!(get.wait().unwrap().success());
+    assert!(peak < 64 << 10, "{peak} KiB for a get of 256 MiB");
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_of(child: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < 64 << 10, "{peak} KiB for an image of 256 MiB");
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
 }

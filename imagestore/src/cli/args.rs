@@ -326,7 +326,7 @@ pub(crate) struct Stores {}
 ///
 /// Runs the conformance suite that every backend of this project has to pass, against your real storage: write once,
 /// nothing visible before its commit, nothing left behind, exact ranges, and more. It writes and deletes images of
-/// its own, with ids that start with `conformance-`, and touches no others. The exit code is 1 if a promise is broken.
+/// its own, with ids that start with `conformance-` or `_Conformance.`, and touches no others. The exit code is 1 if a promise is broken.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -48,6 +48,11 @@ impl Source {
         if !kind.is_file() && !kind.is_block_device() {
             return Ok(Self::Pipe(file));
         }
+        // What the kernel makes up when it is read, such as files of /proc, has no length before.
+        if kind.is_file() && metadata.len() == 0 && file.read(&mut [0]).map_err(failed)? > 0 {
+            file.rewind().map_err(failed)?;
+            return Ok(Self::Pipe(file));
+        }
         let start = file.stream_position().map_err(failed)?;
         let end = match kind.is_file() {
             true => metadata.len(),

@@ -51,15 +51,16 @@ impl App {
         }
     }
 
-    /// Tries the stores that take such a location, the default one first, then by weight.
+    /// Tries the stores that take such a location, the default one first, then by weight, and of equals those that may also
+    /// delete it first.
     async fn find_location(&self, at: &Location) -> Result<Found> {
         let stores = self.stores()?;
         let mut names: Vec<&str> = stores.names().collect();
-        let weight = |name: &str| {
+        let rank = |name: &str| {
             let options = stores.settings().section(name).and_then(|section| section.options());
-            options.map_or(0, |options| options.weight)
+            options.map_or((0, false), |options| (-i64::from(options.weight), options.read_only))
         };
-        names.sort_by_key(|name| (stores.default() != Some(name), std::cmp::Reverse(weight(name))));
+        names.sort_by_key(|name| (stores.default() != Some(name), rank(name)));
         let (mut schemes, mut unreachable, mut failed) = (Vec::new(), None, None);
         for name in names {
             let store = match self.store(Some(name)).await {
@@ -76,6 +77,10 @@ impl App {
             }
             match store.open(at).await {
                 Ok(_) => return Ok(Found { store, at: at.clone() }),
+                // It is there; whether damage matters is for the verb to say.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    return Ok(Found { store, at: at.clone() });
+                }
                 // Another store may have it. Of several errors, one that says more than "not mine" is to be reported.
                 Err(error) => {
                     let known =
