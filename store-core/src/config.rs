@@ -413,6 +413,9 @@ impl<'de> Deserialize<'de> for Secret {
                     "env" => std::env::var(&name).map(Secret).map_err(|_| {
                         de::Error::custom(format!("the variable {name} that holds the secret is not set"))
                     }),
+                    "file" if !std::path::Path::new(&name).is_absolute() => {
+                        Err(de::Error::custom(format!("the secret file {name} must be an absolute path")))
+                    }
                     "file" => std::fs::read_to_string(&name)
                         .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
                         .map_err(|e| de::Error::custom(format!("cannot read the secret file {name}: {e}"))),

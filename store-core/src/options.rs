@@ -27,7 +27,7 @@ pub struct Options {
     pub retry: Retry,
     /// After which time a call is given up.
     pub timeout: Timeout,
-    /// How many uploads run at once, and how many downloads; the others wait for their turn.
+    /// How many uploads run at once, and how many downloads; the others wait for their turn, however long that takes.
     #[serde(deserialize_with = "some_at_least_one")]
     pub max_transfers: Option<u32>,
 }
