@@ -348,6 +348,17 @@ fn json_is_all_there_is_on_standard_output() {
     assert_eq!(user.json(&["cp", "a", "--to", "slow", "--json"])["outcome"], "copied");
     assert_eq!(user.json(&["get", "a", "copy", "--json"])["size"], 8);
     assert_eq!(user.json(&["rm", "a", "--json"])["target"], "a");
+    assert_eq!(user.json(&["rm", "a", "--force", "--json"])["missing"], true);
+    let objects =
+        |out: &str| out.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    let stores = objects(&user.run(&["stores", "--json"]).out);
+    let absent = stores.iter().find(|store| store["store"] == "absent").unwrap();
+    assert_eq!((&absent["reachable"], &absent["error"]["kind"]), (&false.into(), &"unavailable".into()));
+    let cases = objects(&user.ok(&["conformance", "fast", "--only", "range::", "--json"]));
+    assert_eq!(
+        (cases.last().unwrap()["summary"]["passed"].as_u64(), cases.len() > 2),
+        (Some(cases.len() as u64 - 1), true)
+    );
 }
 
 #[test]

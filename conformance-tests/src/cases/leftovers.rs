@@ -30,6 +30,7 @@ cases! { Leftovers:
     a_lost_race_leaves_only_the_winner proves [2, 3] needs [Write, Empty, Transfers(3)];
     a_cancelled_write_leaves_nothing proves [2] needs [Write, Empty];
     a_put_cancelled_anywhere_leaves_nothing proves [2] needs [Write, Empty];
+    a_put_of_a_file_cancelled_anywhere_leaves_nothing proves [2] needs [Write, Empty];
     a_finish_cancelled_anywhere_leaves_nothing proves [2] needs [Write, Empty];
     an_abort_cancelled_anywhere_leaves_nothing proves [2] needs [Write, Empty];
     a_forgotten_upload_is_found_by_a_sweep proves [2] needs [Write, Empty, Staging, Transfers(2)];
@@ -288,6 +289,30 @@ async fn a_put_cancelled_anywhere_leaves_nothing(fixture: &Fixture) -> Outcome {
         let id = fixture.id("cancel");
         let source = content.source().pieces(700_001).stream();
         let put = polled(store.put(&id, source, Expect::new().size(content.len())), polls).await;
+        if let Some(blob) = &put {
+            let blob =
+                blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;
+            content.is_at(&fixture.store().await?, &blob.location).await?;
+            done.push(id);
+        }
+        is_undone(fixture, &store, &done, polls).await?;
+        points.tried(put.is_some());
+    }
+    Ok(())
+}
+
+/// Whose blocks the storage may share, and of which it may have them all before the first write.
+async fn a_put_of_a_file_cancelled_anywhere_leaves_nothing(fixture: &Fixture) -> Outcome {
+    let store = fixture.store().await?;
+    let content = content(&store);
+    let file = content.as_file().await?;
+    let mut done = Vec::new();
+    // One round: all but the beginning is what any put does.
+    let mut points = Points { rounds: ROUNDS - 1, ..Points::default() };
+    while let Some(polls) = points.next() {
+        let id = fixture.id("cancel");
+        let put = store.put_file(&id, std::sync::Arc::clone(&file), Expect::new(), |_| {});
+        let put = polled(put, polls).await;
         if let Some(blob) = &put {
             let blob =
                 blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;

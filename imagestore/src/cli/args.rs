@@ -313,6 +313,10 @@ pub(crate) struct Sweep {
 
 /// Tell how much space a store has left
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  imagestore capacity
+  imagestore capacity --store archive --json | jq .free")]
 pub(crate) struct Capacity {
     #[command(flatten)]
     pub(crate) store: OneStore,
@@ -320,20 +324,26 @@ pub(crate) struct Capacity {
 
 /// List the configured stores, and whether each can be reached
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  imagestore stores
+  imagestore stores --json | jq -r 'select(.reachable | not) | .store + \": \" + .error.message'")]
 pub(crate) struct Stores {}
 
 /// Prove that a store keeps its promises
 ///
 /// Runs the conformance suite that every backend of this project has to pass, against your real storage: write once,
 /// nothing visible before its commit, nothing left behind, exact ranges, and more. It writes and deletes images of
-/// its own, with ids that start with `conformance-` or `_Conformance.`, and touches no others. The exit code is 1 if a promise is broken.
+/// its own, with ids that start with `conformance-` or `_Conformance.`, and touches no others. The exit code is 1 if a promise
+/// is broken.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   imagestore conformance archive
   imagestore conformance archive --only range::
   imagestore conformance new-store --exclusive --slow
-  imagestore conformance archive --json | jq -r 'select(.verdict == \"failed\") | .name'")]
+  imagestore conformance archive --json | jq -r 'select(.verdict == \"failed\") | .name'
+  imagestore conformance archive --json | jq 'select(.summary)'")]
 pub(crate) struct Conformance {
     /// The store to prove
     #[arg(value_name = "STORE")]
@@ -351,6 +361,11 @@ pub(crate) struct Conformance {
 
 /// Check or show the configuration
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  imagestore config check --config new.toml
+  imagestore config show
+  imagestore config path")]
 pub(crate) struct Config {
     #[command(subcommand)]
     pub(crate) verb: ConfigVerb,

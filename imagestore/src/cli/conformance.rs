@@ -1,5 +1,6 @@
 use conformance_tests::{CaseReport, CheckOptions, Verdict, check};
 use imagestore::{Error, Store};
+use serde_json::json;
 
 use super::{
     App, args,
@@ -36,6 +37,7 @@ pub(super) async fn run(app: &App, args: args::Conformance) -> Outcome {
     if passed + failed == 0 {
         app.notice("no case was run; leave out --only, or name a part of a case's name");
     }
+    out.object(&json!({ "store": args.store, "summary": { "passed": passed, "failed": failed, "ignored": ignored } }))?;
     out.line(format_args!("store {}: {passed} hold, {failed} broken, {ignored} skipped", args.store))?;
     match report.is_success() {
         true => Ok(()),

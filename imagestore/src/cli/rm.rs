@@ -19,6 +19,7 @@ pub(super) async fn run(app: &App, args: args::Rm) -> Outcome {
                 }
             }
             Err(error) if args.force && error.kind() == ErrorKind::NotFound => {
+                out.object(&json!({ "target": target.to_string(), "missing": true }))?;
                 app.notice(&format!("{target} is not there"));
             }
             Err(error) => app.report(&error, &mut tally),

@@ -45,7 +45,10 @@ pub(super) async fn run(app: &App) -> Outcome {
                 }
             }
             Err(error) => {
-                out.object(&json!({ "store": name, "type": kind, "default": default, "reachable": false }))?;
+                out.object(&json!({
+                    "store": name, "type": kind, "default": default, "reachable": false,
+                    "error": { "kind": error.kind().as_str(), "message": error.message(), "hint": error.hint() },
+                }))?;
                 out.line(format_args!(
                     "{mark} {name:width$}  {kind:8}  {:>10}  {:>10}  not reachable",
                     "", ""
