@@ -99,23 +99,46 @@ impl DataDir {
     }
 }
 
-/// A mount point at or above `path` that fstab(5) names and on which nothing is mounted: what is written there would go to
-/// the disk underneath, and be hidden once it is mounted.
+/// Where administrators and other programs keep units of systemd (systemd.unit(5)).
+const UNITS: [&str; 2] = ["/etc/systemd/system", "/run/systemd/system"];
+
+/// A mount point at or above `path` that fstab(5) or a unit of systemd names and on which nothing is mounted: what is written
+/// there would go to the disk underneath, and be hidden once it is mounted.
 fn mount_that_is_missing(path: &Path) -> Option<PathBuf> {
-    let fstab = std::fs::read_to_string("/etc/fstab").ok()?;
+    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let mut known = mount_points_of_fstab(&fstab);
+    UNITS.iter().for_each(|units| known.extend(mount_points_of_units(Path::new(units))));
     let mounted = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     // A data directory that is reached by links lies elsewhere.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    missing_mount_point(&fstab, &mounted, &path)
+    missing_mount_point(known, &mounted, &path)
 }
 
-fn missing_mount_point(fstab: &str, mounted: &str, path: &Path) -> Option<PathBuf> {
+fn mount_points_of_fstab(fstab: &str) -> Vec<PathBuf> {
+    let known = fstab.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
+    known.filter_map(|line| line.split_ascii_whitespace().nth(1)).map(unescaped).collect()
+}
+
+/// What the units of one directory mount, or would on access (systemd.mount(5)).
+fn mount_points_of_units(units: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(units).into_iter().flatten().flatten().map(|entry| entry.path());
+    let units =
+        files.filter(|file| file.extension().is_some_and(|kind| kind == "mount" || kind == "automount"));
+    let read = units.filter_map(|file| std::fs::read_to_string(file).ok());
+    let point = |unit: String| {
+        let mut settings = unit.lines().filter_map(|line| line.split_once('='));
+        let (_, point) = settings.rfind(|(key, _)| key.trim() == "Where")?;
+        Some(PathBuf::from(point.trim().trim_matches(['"', '\''])))
+    };
+    read.filter_map(point).collect()
+}
+
+fn missing_mount_point(known: Vec<PathBuf>, mounted: &str, path: &Path) -> Option<PathBuf> {
     let mounted: Vec<PathBuf> =
         mounted.lines().filter_map(|line| line.split_ascii_whitespace().nth(4)).map(unescaped).collect();
-    let known = fstab.lines().map(str::trim_start).filter(|line| !line.starts_with('#'));
-    let known = known.filter_map(|line| line.split_ascii_whitespace().nth(1)).map(unescaped);
     // Without those of no mount point at all, such as swap.
     known
+        .into_iter()
         .filter(|point| point.is_absolute() && path.starts_with(point))
         // There is always something on `/`; within a chroot it has no line of its own.
         .filter(|point| point != Path::new("/"))
@@ -712,7 +735,8 @@ mod tests {
         let fstab = "# /dev/sdz /srv/gone ext4\n/dev/sda1 / ext4 defaults 0 1\nnfs:/a /srv/images nfs4 noauto\n\
                      nfs:/b\t/srv/two\\040words nfs4 defaults\nUUID=1 none swap sw 0 0\nbroken\n";
         let mounted = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:40 / /srv/here rw - nfs4 nfs:/c rw\n";
-        let missing = |path: &str| missing_mount_point(fstab, mounted, Path::new(path));
+        let missing =
+            |path: &str| missing_mount_point(mount_points_of_fstab(fstab), mounted, Path::new(path));
         assert_eq!(missing("/srv/images/glance"), Some("/srv/images".into()));
         assert_eq!(missing("/srv/images"), Some("/srv/images".into()));
         assert_eq!(missing("/srv/two words/x"), Some("/srv/two words".into()));
@@ -720,6 +744,30 @@ mod tests {
         assert_eq!(missing("/srv/gone"), None);
         assert_eq!(missing("/none"), None);
         let mounted = format!("{mounted}23 21 0:41 / /srv/images rw - autofs systemd-1 rw\n");
-        assert_eq!(missing_mount_point(fstab, &mounted, Path::new("/srv/images/glance")), None);
+        let known = mount_points_of_fstab(fstab);
+        assert_eq!(missing_mount_point(known, &mounted, Path::new("/srv/images/glance")), None);
+    }
+
+    #[test]
+    fn a_mount_that_is_missing_is_found_in_units() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, unit) in [
+            (
+                "srv-images.mount",
+                "[Unit]\nDescription=Where=/no\n[Mount]\nWhat=nfs:/a\nWhere=/srv/images\nType=nfs4\n",
+            ),
+            ("srv-auto.automount", "[Automount]\nWhere=\nWhere = \"/srv/auto\"\n"),
+            ("srv.service", "Where=/srv/service\n"),
+            ("empty.mount", ""),
+        ] {
+            std::fs::write(dir.path().join(name), unit).unwrap();
+        }
+        let mut known = mount_points_of_units(dir.path());
+        known.sort();
+        assert_eq!(known, [PathBuf::from("/srv/auto"), "/srv/images".into()]);
+        assert_eq!(mount_points_of_units(Path::new("/does/not/exist")), Vec::<PathBuf>::new());
+        let mounted = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n";
+        let missing = missing_mount_point(known, mounted, Path::new("/srv/images/glance"));
+        assert_eq!(missing, Some("/srv/images".into()));
     }
 }

@@ -39,10 +39,10 @@ pub(crate) fn not_mounted(path: &Path) -> Error {
 
 pub(crate) fn missing_mount(path: &Path, mount: &Path) -> Error {
     let (path, mount) = (path.display(), mount.display());
-    let message = format!("nothing is mounted on {mount}, where /etc/fstab expects {path} to be");
-    Error::new(ErrorKind::Unavailable, message).with_hint(format!(
-        "mount {mount}, or take it out of /etc/fstab if {path} is to be on the disk below"
-    ))
+    let message =
+        format!("nothing is mounted on {mount}, where /etc/fstab or a unit of systemd expects {path} to be");
+    Error::new(ErrorKind::Unavailable, message)
+        .with_hint(format!("mount {mount}, or take it out of there if {path} is to be on the disk below"))
 }
 
 pub(crate) fn no_directory(path: &Path, errno: Errno) -> Error {
