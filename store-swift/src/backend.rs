@@ -28,7 +28,7 @@ use store_core::{
 use crate::{
     SwiftConfig,
     auth::{Access, Identity},
-    client::{Begin, Client, Kept, Listed, Object, Segment, total},
+    client::{Begin, Client, Kept, Listed, Named, Object, Segment, total},
     clouds,
     location::{Found, Place},
     upload::{MARK, SwiftUpload, is_segment},
@@ -531,15 +531,16 @@ impl Shared {
             return Ok(());
         }
         let (segments, object) = (self.place.segments(container), self.place.object(&group.name));
-        let committed = async || {
-            let head = again(|| self.client.head(container, &object)).await?;
-            Ok::<_, Error>(head.is_some_and(|head| head.token.as_ref() == Some(&group.token)))
+        let staged = self.place.staged(&group.name, &group.token);
+        let committed = async || match again(|| self.client.head(container, &object)).await? {
+            Some(head) if head.token.as_ref() == Some(&group.token) => Ok::<_, Error>(true),
+            Some(head) => self.may_need(container, &object, &head, &segments, &staged).await,
+            None => Ok(false),
         };
         if committed().await? {
             return Ok(());
         }
         // It may be committed in this moment: the mark tells its writer, or the second look tells of its blob.
-        let staged = self.place.staged(&group.name, &group.token);
         let mark = format!("{staged}{MARK}");
         let empty = Payload::default();
         again(|| self.client.put(&segments, &mark, &empty)).await?;
@@ -550,6 +551,30 @@ impl Shared {
         swept.bytes = swept.bytes.saturating_add(self.remove_staged(&segments, &staged).await?);
         swept.uploads += 1;
         Ok(())
+    }
+
+    /// Whether a blob needs what is staged, though it has another token, or none: a `POST` of other programs to it, as
+    /// `openstack object set --property` makes it, replaces all metadata.
+    async fn may_need(
+        &self,
+        container: &str,
+        object: &str,
+        head: &Object,
+        segments: &str,
+        staged: &str,
+    ) -> Result<bool> {
+        if head.is_static {
+            let named = again(|| self.client.named(container, object)).await?;
+            let is_staged = |named: &Named| named.container == segments && named.name.starts_with(staged);
+            return Ok(named.map_or(head.token.is_none(), |named| named.iter().any(is_staged)));
+        }
+        Ok(match &head.dynamic {
+            Some((of, prefix)) => {
+                of == segments && (prefix.starts_with(staged) || staged.starts_with(prefix))
+            }
+            // What a dynamic large object is after such a `POST`; with another one, it is whole again.
+            None => head.token.is_none() && head.size == 0,
+        })
     }
 
     async fn capacity(&self) -> Result<Capacity> {

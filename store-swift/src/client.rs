@@ -139,6 +139,13 @@ pub(crate) struct Segment {
     pub(crate) is_list: bool,
 }
 
+/// What a manifest names.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) container: String,
+    pub(crate) name: String,
+}
+
 /// What an object begins with.
 #[derive(Clone, Debug)]
 pub(crate) enum Begin {
@@ -487,6 +494,22 @@ impl Client {
             true => Ok(segments(&text)),
             false => Err(Error::new(ErrorKind::Unavailable, "the blob has changed while it was opened")),
         }
+    }
+
+    /// All that the manifest of a static large object names, be it whole objects or not; nothing if there is none, and
+    /// `None` if the server does not show it.
+    pub(crate) async fn named(&self, container: &str, object: &str) -> Result<Option<Vec<Named>>> {
+        const WHAT: &str = "read the list of a blob's segments";
+        if !self.limits.nested {
+            return Ok(None);
+        }
+        let path = format!("{}?multipart-manifest=get", path(container, object));
+        let reply = self.call(WHAT, Method::GET, &path, CALL, |call| call).await?;
+        if reply.status().as_u16() == 404 {
+            return Ok(Some(Vec::new()));
+        }
+        let text = limited(WHAT, done(WHAT, reply).await?, MAX_ANSWER).await?;
+        Ok(text.and_then(|text| names(&text)))
     }
 
     /// Reads `range` of the object that has `etag`, exactly, and gives it on in pieces of the pool's size as they come. What
@@ -1085,11 +1108,9 @@ fn segments(text: &[u8]) -> Option<Vec<Segment>> {
     }
     let rows: Vec<Row> = serde_json::from_slice(text).ok()?;
     let rows = rows.into_iter().map(|row| {
-        let (container, name) = row.name.strip_prefix('/')?.split_once('/')?;
-        let odd = |part: &str| [".", "..", ""].contains(&part);
+        let (container, name) = place(&row.name)?;
         let whole = row.range.is_none() && row.data.is_none();
-        let plain = whole && !odd(container) && !name.split('/').any(odd);
-        plain.then(|| Segment {
+        whole.then(|| Segment {
             container: container.to_owned(),
             name: name.to_owned(),
             etag: row.hash.trim_matches('"').to_owned(),
@@ -1098,6 +1119,28 @@ fn segments(text: &[u8]) -> Option<Vec<Segment>> {
         })
     });
     rows.collect()
+}
+
+/// All that a manifest names; what is written in it itself has no name.
+fn names(text: &[u8]) -> Option<Vec<Named>> {
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(default)]
+        name: Option<String>,
+    }
+    let rows: Vec<Row> = serde_json::from_slice(text).ok()?;
+    let rows = rows.into_iter().filter_map(|row| row.name).map(|name| {
+        let (container, name) = place(&name)?;
+        Some(Named { container: container.to_owned(), name: name.to_owned() })
+    });
+    rows.collect()
+}
+
+/// Container and name of what a manifest names, if a URL leads there as it is.
+fn place(path: &str) -> Option<(&str, &str)> {
+    let (container, name) = path.strip_prefix('/')?.split_once('/')?;
+    let odd = |part: &str| [".", "..", ""].contains(&part);
+    (!odd(container) && !name.split('/').any(odd)).then_some((container, name))
 }
 
 #[derive(Deserialize)]
@@ -1212,6 +1255,9 @@ pub(crate) fn parse_all(text: &[u8]) {
     if let Some(segments) = segments(text) {
         assert!(segments.iter().all(|segment| !segment.container.is_empty() && !segment.name.is_empty()));
     }
+    if let Some(named) = names(text) {
+        assert!(named.iter().all(|named| !named.container.is_empty() && !named.name.is_empty()));
+    }
     if let Ok(rows) = serde_json::from_slice::<Vec<Row>>(text) {
         rows.into_iter().filter_map(Row::listed).for_each(|listed| assert!(!listed.name.is_empty()));
     }
@@ -1283,6 +1329,11 @@ mod tests {
         ] {
             assert!(segments(odd.as_bytes()).is_none(), "{odd}");
         }
+        // A deletion takes parts, too, but nothing that a URL cannot name.
+        let parts = r#"[{"name": "/s/a", "range": "0-1", "hash": "h", "bytes": 3}, {"data": "AAAA"}]"#;
+        let named = names(parts.as_bytes()).unwrap();
+        assert!(named.len() == 1 && named[0].name == "a");
+        assert!(names(br#"[{"name": "/s/../b"}]"#).is_none());
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn main() {
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
         ("a_sweep_spares_what_others_wrote", &PLAIN, foreign_segments),
+        ("a_sweep_spares_what_others_have_described", &PLAIN, described),
         ("stores_that_share_a_container_of_segments_spare_each_other", &PLAIN, shared_segments),
         ("a_blob_from_before_the_shared_names_is_read_and_deleted", &PLAIN, names_before),
         ("a_commit_that_was_swept_meanwhile_fails", &PLAIN, swept_commit),
@@ -623,6 +624,41 @@ fn foreign_segments(server: &Server) -> Outcome {
         text(store.delete(&at).await)?;
         let left = raw.list(&format!("{name}_segments")).await?;
         check(left.iter().all(|name| name.starts_with("own/")), format!("{left:?} is left"))
+    })
+}
+
+/// A `POST` replaces all metadata of an object, what ties it to its segments included.
+fn described(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (raw, bytes) = (server.raw().await?, content(3 * MIB + 5));
+        for large_objects in [LargeObjects::Static, LargeObjects::Dynamic] {
+            config.large_objects = large_objects;
+            let store = open(&config).await?;
+            let at = text(put(&store, "image", &bytes).await)?;
+            let path = format!("/{name}/image");
+            let head = raw.send(Method::HEAD, &path, &[]).await?;
+            let manifest = head.headers().get("x-object-manifest").and_then(|value| value.to_str().ok());
+            raw.send(Method::POST, &path, &[("x-object-meta-os", "linux")]).await?;
+            let swept = text(store.sweep(Duration::ZERO).await)?;
+            check(swept == Swept::default(), format!("it swept {swept:?} of {large_objects:?}"))?;
+            if let Some(manifest) = manifest {
+                raw.send(Method::POST, &path, &[("x-object-manifest", manifest)]).await?;
+                let swept = text(store.sweep(Duration::ZERO).await)?;
+                check(swept == Swept::default(), format!("it swept {swept:?}"))?;
+            }
+            reads(&store, &at, &bytes).await?;
+            check(text(store.stat(&at).await)?.meta.is_none(), "there is metadata")?;
+            // What another upload of this id has left is not the blob's.
+            raw.put(&format!("/{name}_segments/image/{TOKEN}/00000000"), content(10)).await?;
+            let swept = text(store.sweep(Duration::ZERO).await)?;
+            check(swept.uploads == 1, format!("it swept {swept:?}"))?;
+            text(store.delete(&at).await)?;
+            holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await?;
+        }
+        Ok(())
     })
 }
 
