@@ -264,7 +264,7 @@ impl Shared {
         let (container, object) = (&found.container, self.place.object(&found.name));
         let looked = self.client.look(container, &object).await?;
         let (head, begin) = looked.ok_or_else(|| Error::not_found(at))?;
-        let meta = self.meta(container, &found.name, &head).await?;
+        let meta = self.meta(container, &object, &head).await?;
         let (parts, begin) = match begin {
             Begin::Segments(segments) => (segments, Bytes::new()),
             Begin::Bytes(begin) => (vec![whole(container, &object, &head)], begin),
@@ -285,14 +285,13 @@ impl Shared {
         })
     }
 
-    async fn meta(&self, container: &str, name: &str, head: &Object) -> Result<Option<Meta>> {
+    async fn meta(&self, container: &str, object: &str, head: &Object) -> Result<Option<Meta>> {
         let (Some(kept), Some(token)) = (&head.meta, &head.token) else { return Ok(None) };
         let json = match kept {
             Kept::Here(json) => json.clone(),
             Kept::Beside => {
-                let segments = self.place.segments(container);
                 let mut found = None;
-                for staged in self.place.all_staged(name, token) {
+                for (segments, staged) in self.staged_of(container, object, head, token).await? {
                     found = self.client.get(&segments, &format!("{staged}meta")).await?;
                     if found.is_some() {
                         break;
@@ -332,16 +331,14 @@ impl Shared {
             return Ok(if size == head.size && size > 0 { listed } else { vec![whole] });
         }
         let Some((container, prefix)) = &head.dynamic else { return Ok(vec![whole]) };
-        let mut listed = self.client.list_all(container, prefix).await?;
-        if head.token.is_some() {
+        let listed = self.client.list_all(container, prefix).await?;
+        let (mut listed, _) = self.segments_of(container, prefix, listed);
+        if head.token.is_some() || self.place.owner(&format!("{prefix}0")).is_some() {
             listed.retain(|listed| is_segment(&listed.name));
         }
-        check_numbers(&listed, prefix)?;
-        let size = total(listed.iter().map(|listed| listed.size));
-        if let Some(meta) = meta.filter(|meta| meta.size != size) {
-            let text = format!("the container's list shows {size} of the blob's {} bytes", meta.size);
-            return Err(Error::new(ErrorKind::Unavailable, text)
-                .with_hint("the list lags behind, or segments were deleted: then the blob is damaged"));
+        match meta {
+            Some(meta) => self.check_listed(container, prefix, &listed, meta.size).await?,
+            None => check_numbers(&listed, prefix)?,
         }
         let segment = |listed: Listed| Segment {
             container: container.clone(),
@@ -351,6 +348,23 @@ impl Shared {
             is_list: false,
         };
         Ok(listed.into_iter().map(segment).collect())
+    }
+
+    /// Fails if the list shows less than the whole of one of the store's own dynamic large objects: segments that are there
+    /// all the same will be in the list some time, and others never.
+    async fn check_listed(&self, container: &str, prefix: &str, listed: &[Listed], size: u64) -> Result<()> {
+        let shown = total(listed.iter().map(|listed| listed.size));
+        if shown == size {
+            return Ok(());
+        }
+        let numbered = |number: usize| format!("{prefix}{number:08}");
+        let gap = listed.iter().enumerate().position(|(number, listed)| listed.name != numbered(number));
+        let missing = numbered(gap.unwrap_or(listed.len()));
+        let text = format!("the container's list shows {shown} of the blob's {size} bytes");
+        Err(match again(|| self.client.head(container, &missing)).await? {
+            Some(_) => Error::new(ErrorKind::Unavailable, text).with_hint("the list lags behind"),
+            None => Error::new(ErrorKind::Corrupt, text).with_hint(format!("{container}/{missing} is gone")),
+        })
     }
 
     /// The segments of one of the store's own blobs, by the list of their container.
@@ -379,41 +393,127 @@ impl Shared {
         match &head.token {
             // Atomic: the name first, then what no manifest names any more, and a sweep would find.
             Some(token) => {
-                client.delete_seen(container, &object, &head, || client.delete(container, &object)).await?;
                 let large = head.is_static || head.dynamic.is_some();
-                if large || matches!(head.meta, Some(Kept::Beside)) {
-                    let segments = self.place.segments(container);
-                    for staged in self.place.all_staged(&found.name, token) {
-                        if let Err(error) = self.remove_staged(&segments, &staged).await {
+                let staged = match large || matches!(head.meta, Some(Kept::Beside)) {
+                    true => self.staged_of(container, &object, &head, token).await?,
+                    false => Vec::new(),
+                };
+                client.delete_seen(container, &object, &head, || client.delete(container, &object)).await?;
+                let swept = self.place.segments(container);
+                for (segments, staged) in staged {
+                    match self.remove_staged(&segments, &staged).await {
+                        Err(error) if segments == swept => {
                             tracing::warn!(%error, "segments of a deleted blob are still there; sweep will remove them");
                         }
+                        outcome => drop(outcome.map_err(|error| left_behind(error, &segments, &staged))?),
                     }
                 }
             }
             None if head.is_static => {
-                let delete = || client.delete_static(container, &object);
-                client.delete_seen(container, &object, &head, delete).await?;
+                match client.all_named(container, &object).await? {
+                    // The name last: Swift, asked for all of it, drops the name even if it could delete no segment.
+                    Some(named) => {
+                        self.delete_named(named).await?;
+                        let delete = || client.delete(container, &object);
+                        client.delete_seen(container, &object, &head, delete).await?;
+                    }
+                    None => {
+                        let delete = || client.delete_static(container, &object);
+                        client.delete_seen(container, &object, &head, delete).await?;
+                    }
+                }
             }
             None => {
                 // Segments first would leave a blob that reads as a shorter one if this is cut short.
                 let segments = match &head.dynamic {
-                    Some((container, prefix)) => again(|| client.list_all(container, prefix)).await?,
+                    Some((of, prefix)) => {
+                        let listed = again(|| client.list_all(of, prefix)).await?;
+                        let (listed, sure) = self.segments_of(of, prefix, listed);
+                        if !sure {
+                            let text =
+                                "which objects are segments of the blob cannot be told from blobs beside it";
+                            return Err(Error::new(ErrorKind::Unsupported, text)
+                                .with_hint("delete it with the program that wrote it"));
+                        }
+                        listed
+                    }
                     None => Vec::new(),
                 };
                 let delete = || client.delete(container, &object);
                 let gone = client.delete_seen(container, &object, &head, delete).await?;
                 // What is there instead may have its segments under the same names.
-                if let (true, Some((container, prefix))) = (gone, &head.dynamic) {
+                if let (true, Some((of, prefix))) = (gone, &head.dynamic) {
                     let names: Vec<String> = segments.into_iter().map(|listed| listed.name).collect();
-                    let deleted = client.delete_all(container, &names).await;
-                    deleted.map_err(|error| {
-                        error
-                            .with_hint(format!("the blob is gone; segments are left at {container}/{prefix}"))
-                    })?;
+                    let deleted = client.delete_all(of, &names).await;
+                    deleted.map_err(|error| left_behind(error, of, prefix))?;
                 }
             }
         }
         self.tidy(container).await
+    }
+
+    /// Where all is that belongs to one of the store's own blobs: container and prefix. Its segments may have gone elsewhere
+    /// before `segment_container` was changed: its manifest tells.
+    async fn staged_of(
+        &self,
+        container: &str,
+        object: &str,
+        head: &Object,
+        token: &str,
+    ) -> Result<Vec<(String, String)>> {
+        let name = object.strip_prefix(&self.place.prefix).unwrap_or(object);
+        let segments = self.place.segments(container);
+        let all = self.place.all_staged(name, token).into_iter();
+        let mut all: Vec<_> = all.map(|staged| (segments.clone(), staged)).collect();
+        let mut named = match head.is_static {
+            true => again(|| self.client.named(container, object)).await?.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let dynamic = head.dynamic.iter();
+        named.extend(dynamic.map(|(container, name)| Named {
+            container: container.clone(),
+            name: name.clone(),
+            is_list: false,
+        }));
+        for Named { container, name: of, .. } in named {
+            let Some((staged, _)) = of.rsplit_once('/') else { continue };
+            let found = (container, format!("{staged}/"));
+            if self.place.is_staged(&found.1, name, token) && !all.contains(&found) {
+                all.push(found);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes what a static large object is made of, each list after what it names: so what is cut short can be repeated.
+    async fn delete_named(&self, named: Vec<Named>) -> Result<()> {
+        for of in named.chunk_by(|one, next| (&one.container, one.is_list) == (&next.container, next.is_list))
+        {
+            let names: Vec<String> = of.iter().map(|named| named.name.clone()).collect();
+            if let Err(error) = self.client.delete_all(&of[0].container, &names).await {
+                let text = format!("the blob lacks segments, and can be deleted again: {}", error.message());
+                let hint = error.hint().unwrap_or("delete it again").to_owned();
+                return Err(Error::new(error.kind(), text).with_hint(hint).with_source(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the objects with the prefix of a dynamic large object that are its segments, and whether that is sure: blobs
+    /// beside it may have names that begin so, as `ID-raw` beside Glance's `ID-00001`.
+    fn segments_of(&self, container: &str, prefix: &str, listed: Vec<Listed>) -> (Vec<Listed>, bool) {
+        if !self.place.holds_blobs(container) {
+            return (listed, true);
+        }
+        let (numbered, others): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|listed| segment_number(&listed.name, prefix).is_some());
+        match numbered.is_empty() {
+            true => {
+                let sure = others.is_empty();
+                (others, sure)
+            }
+            false => (numbered, true),
+        }
     }
 
     /// Removes all that is staged under `prefix`, and says how many bytes it had.
@@ -647,23 +747,56 @@ fn acl(projects: &[String]) -> String {
     projects.iter().map(of).collect::<Vec<_>>().join(",")
 }
 
-/// Glance numbers the segments of a dynamic large object from 1 on: a gap is a segment that is lost, or not listed yet.
+/// The number behind the prefix of a dynamic large object that makes an object a segment of it: of five digits as Glance
+/// writes them, or of any length in a folder of its own, as others do.
+fn segment_number(name: &str, prefix: &str) -> Option<usize> {
+    let number = name.strip_prefix(prefix)?;
+    let fits = number.bytes().all(|b| b.is_ascii_digit()) && (number.len() == 5 || prefix.ends_with('/'));
+    fits.then(|| number.parse().ok())?
+}
+
+/// The size that is in the prefix of swiftclient's segments, `NAME/TIME/SIZE/SEGMENT_SIZE/`.
+fn size_in(prefix: &str) -> Option<u64> {
+    let mut parts = prefix.strip_suffix('/')?.rsplit('/');
+    let (segment, size, time) = (parts.next()?, parts.next()?, parts.next()?);
+    let known = segment.parse::<u64>().is_ok() && time.contains('.') && time.parse::<f64>().is_ok();
+    known.then(|| size.parse().ok())?
+}
+
+/// Segments are numbered, from 1 on by Glance, and others begin with 0: a gap is one that is lost, or not listed yet.
 fn check_numbers(listed: &[Listed], prefix: &str) -> Result<()> {
-    let numbers = listed.iter().map(|listed| {
-        let number = listed.name.strip_prefix(prefix)?;
-        (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| number.parse::<usize>().ok())?
-    });
-    let Some(numbers) = numbers.collect::<Option<Vec<usize>>>() else { return Ok(()) };
-    let gap = numbers.iter().enumerate().find(|(index, number)| index + 1 != **number);
-    match gap {
-        None => Ok(()),
-        Some((index, _)) => {
-            let text = format!("segment {} of the blob is missing", index + 1);
-            Err(Error::new(ErrorKind::Corrupt, text)
-                .with_hint("it was deleted, or the container's list lags behind: try again in some minutes"))
-        }
+    let lost = |text: String| {
+        Err(Error::new(ErrorKind::Corrupt, text)
+            .with_hint("it was deleted, or the container's list lags behind: try again in some minutes"))
+    };
+    if let Some(size) = size_in(prefix) {
+        let shown = total(listed.iter().map(|listed| listed.size));
+        return match shown == size {
+            true => Ok(()),
+            false => lost(format!("segments of the blob are missing: {shown} of {size} bytes are there")),
+        };
     }
+    let numbers = listed.iter().map(|listed| segment_number(&listed.name, prefix));
+    let Some(numbers) = numbers.collect::<Option<Vec<usize>>>() else { return Ok(()) };
+    let start = match prefix.ends_with('/') {
+        true => usize::from(numbers.first() != Some(&0)),
+        false => 1,
+    };
+    match (start..).zip(&numbers).find(|(expected, number)| expected != *number) {
+        None => Ok(()),
+        Some((missing, _)) => lost(format!("segment {missing} of the blob is missing")),
+    }
+}
+
+/// The name is gone, and a call that is repeated would find nothing: what is left has to be said now.
+fn left_behind(error: Error, container: &str, prefix: &str) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::Unavailable => ErrorKind::Internal,
+        kind => kind,
+    };
+    Error::new(kind, format!("the blob is gone, but not all of its segments: {}", error.message()))
+        .with_hint(format!("delete what is left at {container}/{prefix}"))
+        .with_source(error)
 }
 
 impl fmt::Debug for SwiftBackend {
@@ -776,13 +909,14 @@ impl Shared {
         for listed in page {
             // What has no id for a name was not written by a store.
             let Some(id) = self.place.id(&listed.name) else { continue };
-            if hidden.as_ref().is_some_and(|prefix| is_numbered(&listed.name, prefix)) {
+            if hidden.as_ref().is_some_and(|prefix| segment_number(&listed.name, prefix).is_some()) {
                 continue;
             }
             let mut size = listed.size;
             // A dynamic large object is listed as an empty one, a static one on Ceph with the size of its list.
             if size == 0 || listed.etag == EMPTY {
-                let Some(head) = self.client.head(container, &listed.name).await? else { continue };
+                let head = again(|| self.client.head(container, &listed.name)).await?;
+                let Some(head) = head else { continue };
                 size = head.size;
                 if let Some((of, prefix)) = head.dynamic {
                     hidden = Some(prefix).filter(|_| of == container);
@@ -792,12 +926,6 @@ impl Shared {
         }
         Ok(Some((entries, (Some(last), hidden))))
     }
-}
-
-/// Whether that is a segment as Glance names it: the prefix and a number.
-fn is_numbered(name: &str, prefix: &str) -> bool {
-    let number = name.strip_prefix(prefix).unwrap_or_default();
-    number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())
 }
 
 pub(crate) struct SwiftDownload {
@@ -965,9 +1093,34 @@ mod tests {
     fn a_gap_between_segments_is_found() {
         assert!(check_numbers(&listed(&["a-00001", "a-00002"]), "a-").is_ok());
         assert!(check_numbers(&listed(&["a-x", "a-y"]), "a-").is_ok());
+        assert!(check_numbers(&listed(&["a/7/00000000", "a/7/00000001"]), "a/7/").is_ok());
+        assert!(check_numbers(&listed(&["a/7/1", "a/7/2"]), "a/7/").is_ok());
         assert!(check_numbers(&[], "a-").is_ok());
         for names in [&["a-00002"][..], &["a-00001", "a-00003"]] {
             assert_eq!(check_numbers(&listed(names), "a-").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        for names in [&["a/7/00000000", "a/7/00000002"][..], &["a/7/2"]] {
+            assert_eq!(check_numbers(&listed(names), "a/7/").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        // swiftclient says how much there is: each of these has one byte.
+        let prefix = "a/1764423.5/2/1/";
+        let all = [0, 1].map(|number| format!("{prefix}{number:08}"));
+        let all = listed(&all.each_ref().map(String::as_str));
+        assert!(check_numbers(&all, prefix).is_ok() && check_numbers(&all[..1], prefix).is_err());
+    }
+
+    #[test]
+    fn a_blob_beside_segments_is_none_of_them() {
+        for (name, prefix, number) in [
+            ("id-00001", "id-", Some(1)),
+            ("id-raw", "id-", None),
+            ("id-1", "id-", None),
+            ("id-20260101", "id-", None),
+            ("id/17.5/300/100/00000012", "id/17.5/300/100/", Some(12)),
+            ("id/slo/00000000", "id/", None),
+            ("id/", "id/", None),
+        ] {
+            assert_eq!(segment_number(name, prefix), number, "{name}");
         }
     }
 

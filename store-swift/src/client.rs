@@ -144,6 +144,8 @@ pub(crate) struct Segment {
 pub(crate) struct Named {
     pub(crate) container: String,
     pub(crate) name: String,
+    /// It is a static large object itself.
+    pub(crate) is_list: bool,
 }
 
 /// What an object begins with.
@@ -510,6 +512,29 @@ impl Client {
         }
         let text = limited(WHAT, done(WHAT, reply).await?, MAX_ANSWER).await?;
         Ok(text.and_then(|text| names(&text)))
+    }
+
+    /// All that a static large object is made of, the lists in it after what they name; `None` if the server does not
+    /// show it.
+    pub(crate) async fn all_named(&self, container: &str, object: &str) -> Result<Option<Vec<Named>>> {
+        let (mut all, mut lists) = (Vec::new(), vec![(container.to_owned(), object.to_owned())]);
+        // Swift follows no more than ten, and makes none that go in a circle.
+        for _ in 0..10 {
+            let mut next = Vec::new();
+            for (container, object) in &lists {
+                match again(|| self.named(container, object)).await? {
+                    Some(named) => next.extend(named),
+                    None => return Ok(None),
+                }
+            }
+            let inner = next.iter().filter(|named| named.is_list);
+            lists = inner.map(|named| (named.container.clone(), named.name.clone())).collect();
+            all.splice(..0, next);
+            if lists.is_empty() {
+                break;
+            }
+        }
+        Ok(Some(all))
     }
 
     /// Reads `range` of the object that has `etag`, exactly, and gives it on in pieces of the pool's size as they come. What
@@ -1127,11 +1152,13 @@ fn names(text: &[u8]) -> Option<Vec<Named>> {
     struct Row {
         #[serde(default)]
         name: Option<String>,
+        #[serde(default)]
+        sub_slo: bool,
     }
     let rows: Vec<Row> = serde_json::from_slice(text).ok()?;
-    let rows = rows.into_iter().filter_map(|row| row.name).map(|name| {
+    let rows = rows.into_iter().filter_map(|row| Some((row.name?, row.sub_slo))).map(|(name, is_list)| {
         let (container, name) = place(&name)?;
-        Some(Named { container: container.to_owned(), name: name.to_owned() })
+        Some(Named { container: container.to_owned(), name: name.to_owned(), is_list })
     });
     rows.collect()
 }
@@ -1332,7 +1359,7 @@ mod tests {
         // A deletion takes parts, too, but nothing that a URL cannot name.
         let parts = r#"[{"name": "/s/a", "range": "0-1", "hash": "h", "bytes": 3}, {"data": "AAAA"}]"#;
         let named = names(parts.as_bytes()).unwrap();
-        assert!(named.len() == 1 && named[0].name == "a");
+        assert!(named.len() == 1 && named[0].name == "a" && !named[0].is_list);
         assert!(names(br#"[{"name": "/s/../b"}]"#).is_none());
     }
 

@@ -105,6 +105,12 @@ impl Place {
         std::iter::once(self.staged(name, token)).chain(before).collect()
     }
 
+    /// Whether that is a folder of what belongs to a blob, wherever segments went when it was written.
+    pub(crate) fn is_staged(&self, folder: &str, name: &str, token: &str) -> bool {
+        let rest = folder.strip_prefix(&format!("{}{name}/{token}", self.prefix));
+        rest.is_some_and(|rest| rest == "/" || rest == format!("-{}/", self.container))
+    }
+
     /// The blob and the upload that a staged object belongs to, if it surely is one of this store's.
     pub(crate) fn owner<'a>(&self, staged: &'a str) -> Option<(&'a str, &'a str)> {
         let rest = staged.strip_prefix(&self.prefix)?;

@@ -68,6 +68,9 @@ fn main() {
         ("errors_name_the_transaction", &PLAIN, transactions),
         ("a_missing_or_changed_segment_is_corrupt", &PLAIN, damaged_segments),
         ("a_dynamic_large_object_is_one_blob", &PLAIN, dynamic_object),
+        ("blobs_beside_segments_are_none", &PLAIN, beside_segments),
+        ("who_may_not_delete_segments_is_told_what_is_left", &PLAIN, undeletable),
+        ("segments_go_from_where_they_went_before", &PLAIN, former_container),
         ("a_gap_in_a_dynamic_large_object_is_corrupt", &PLAIN, dynamic_gap),
         ("dynamic_large_objects_can_be_written", &PLAIN, dynamic_writes),
         ("metadata_that_does_not_fit_is_kept_beside", &PLAIN, large_metadata),
@@ -110,10 +113,11 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let alone: [Alone; 3] = [
+    let alone: [Alone; 4] = [
         ("a_server_that_is_not_there_is_unavailable", nobody),
         ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
         ("an_answer_without_end_is_an_error", endless),
+        ("segments_that_stay_are_not_forgotten", staying),
     ];
     let mut trials: Vec<Trial> =
         alone.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into();
@@ -299,6 +303,40 @@ fn endless() -> Outcome {
     })
 }
 
+/// Deletes no segment.
+fn keeps_segments(line: &str) -> Answer {
+    let (method, path) = line.split_once(' ').unwrap_or_default();
+    match (method, path.strip_prefix("/v1/AUTH_a/").unwrap_or(path)) {
+        (_, "/info") => answer(200, "", r#"{"swift": {}, "slo": {"yield_frequency": 10}}"#),
+        ("HEAD", "c/static") => answer(200, "x-static-large-object: true\r\n", "1234567890"),
+        ("GET", "c/static?multipart-manifest=get") => {
+            answer(200, "", r#"[{"name": "/s/static/0", "bytes": 10, "hash": "h"}]"#)
+        }
+        ("HEAD", "c/dynamic") => answer(200, "x-object-manifest: s/dynamic/\r\n", ""),
+        ("GET", path) if path.starts_with("s?") && !path.contains("marker=") => {
+            answer(200, "", r#"[{"name": "dynamic/0", "bytes": 10}]"#)
+        }
+        ("DELETE", path) if path.starts_with("s/") => answer(503, "", ""),
+        ("DELETE", _) => answer(204, "", ""),
+        ("HEAD", _) => answer(404, "", ""),
+        _ => answer(200, "", "[]"),
+    }
+}
+
+fn staying() -> Outcome {
+    run(async {
+        let server = Scripted::start(keeps_segments).await?;
+        let store = open(&scripted(&server)).await?;
+        let at = text(store.locate(&"static".parse().unwrap()).await)?;
+        let error = refused(store.delete(&at).await, ErrorKind::Unavailable, "")?;
+        check(error.message().contains("deleted again"), format!("it fails with {error}"))?;
+        let deleted = server.requests("DELETE /v1/AUTH_a/c/static");
+        check(deleted.is_empty(), format!("{deleted:?} leaves nothing that names the segments"))?;
+        let at = text(store.locate(&"dynamic".parse().unwrap()).await)?;
+        refused(store.delete(&at).await, ErrorKind::Internal, "s/dynamic/").map(drop)
+    })
+}
+
 fn wrong_credentials(server: &Server) -> Outcome {
     run(async {
         let mut config = server.config(&container());
@@ -415,6 +453,101 @@ fn dynamic_object(server: &Server) -> Outcome {
     })
 }
 
+fn beside_segments(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (store, raw) = (open(&server.config(&name)).await?, server.raw().await?);
+        let bytes = content(300_000);
+        dynamic(&raw, &name, "image", &bytes, 100_000).await?;
+        let mut beside = Vec::new();
+        for id in ["image-7", "image-raw"] {
+            beside.push(text(put(&store, id, &content(10)).await)?);
+        }
+        let at = text(store.locate(&"image".parse().unwrap()).await)?;
+        reads(&store, &at, &bytes).await?;
+        let listed: Vec<_> = text(store.list().try_collect().await)?;
+        check(listed.len() == 3, format!("it lists {listed:?}"))?;
+        text(store.delete(&at).await)?;
+        for at in &beside {
+            reads(&store, at, &content(10)).await?;
+        }
+        // What others name as they like may be anybody's.
+        for part in ["a", "b"] {
+            raw.put(&format!("/{name}/odd-{part}"), content(100)).await?;
+        }
+        let manifest = format!("{name}/odd-");
+        raw.send(Method::PUT, &format!("/{name}/odd"), &[("x-object-manifest", &manifest)]).await?;
+        let at = text(store.locate(&"odd".parse().unwrap()).await)?;
+        reads(&store, &at, &[content(100), content(100)].concat().into()).await?;
+        refused(store.delete(&at).await, ErrorKind::Unsupported, "the program that wrote it")?;
+        for part in ["a", "b"] {
+            raw.delete(&format!("/{name}/odd-{part}")).await?;
+        }
+        text(store.delete(&at).await)?;
+        let left = raw.list(&name).await?;
+        check(left == ["image-7", "image-raw"], format!("{left:?} is left"))
+    })
+}
+
+fn undeletable(server: &Server) -> Outcome {
+    run(async {
+        let name = container();
+        let (store, raw) = (open(&server.config(&name)).await?, server.raw().await?);
+        let (parts, user) = (format!("{name}_parts"), "images:norights");
+        let both = [("x-container-read", user), ("x-container-write", user)];
+        raw.send(Method::PUT, &format!("/{name}"), &both).await?;
+        raw.send(Method::PUT, &format!("/{parts}"), &both[..1]).await?;
+        let mut list = Vec::new();
+        for number in 0..3 {
+            for kind in ["static", "dynamic"] {
+                raw.put(&format!("/{parts}/{kind}/{number:08}"), content(100)).await?;
+            }
+            list.push(serde_json::json!({ "path": format!("/{parts}/static/{number:08}") }));
+        }
+        let body = serde_json::to_vec(&list).unwrap();
+        raw.put(&format!("/{name}/static?multipart-manifest=put"), body).await?;
+        let manifest = [("x-object-manifest", &*format!("{parts}/dynamic/"))];
+        raw.send(Method::PUT, &format!("/{name}/dynamic"), &manifest).await?;
+        let mut config = server.config(&name);
+        (config.user, config.password) = (Some(user.to_owned()), Some(Secret::new("norightspass")));
+        config.create_container = false;
+        let weak = open(&config).await?;
+        let at = text(weak.locate(&"static".parse().unwrap()).await)?;
+        refused(weak.delete(&at).await, ErrorKind::Denied, "ACL")?;
+        reads(&store, &at, &[content(100), content(100), content(100)].concat().into()).await?;
+        text(store.delete(&at).await)?;
+        let at = text(weak.locate(&"dynamic".parse().unwrap()).await)?;
+        refused(weak.delete(&at).await, ErrorKind::Denied, &format!("{parts}/dynamic/"))?;
+        let left = (raw.list(&name).await?, raw.list(&parts).await?);
+        check(left.0.is_empty() && left.1.len() == 3, format!("{left:?} is left"))
+    })
+}
+
+fn former_container(server: &Server) -> Outcome {
+    run(async {
+        let (name, former) = (container(), container());
+        let raw = server.raw().await?;
+        let mut config = server.config(&name);
+        config.segment_size.0 = MIB as u64;
+        let (bytes, value) = (content(3 * MIB + 5), "\u{1}".repeat(1000));
+        for large_objects in [LargeObjects::Static, LargeObjects::Dynamic] {
+            (config.large_objects, config.segment_container) = (large_objects, Some(former.clone()));
+            let expect = Expect::new().property("odd", value.clone());
+            let source = store_core::once(bytes.clone());
+            let at = open(&config).await?.put(&"image".parse().unwrap(), source, expect).await;
+            let at = text(at)?.location;
+            config.segment_container = None;
+            let store = open(&config).await?;
+            reads(&store, &at, &bytes).await?;
+            let kept = text(store.stat(&at).await)?.meta.ok_or("no metadata")?;
+            check(kept.properties.get("odd") == Some(&value), "the property is another one")?;
+            text(store.delete(&at).await)?;
+            holds_nothing(&store, &raw, &[&name, &former]).await?;
+        }
+        Ok(())
+    })
+}
+
 fn dynamic_gap(server: &Server) -> Outcome {
     run(async {
         let name = container();
@@ -440,6 +573,10 @@ fn dynamic_writes(server: &Server) -> Outcome {
         reads(&store, &at, &bytes).await?;
         let head = raw.send(Method::HEAD, &format!("/{name}/image"), &[]).await?;
         check(head.headers().contains_key("x-object-manifest"), "it is none")?;
+        let segments = format!("{name}_segments");
+        let third = raw.list(&segments).await?.into_iter().nth(2).ok_or("no third segment")?;
+        raw.delete(&format!("/{segments}/{third}")).await?;
+        refused(store.open(&at).await, ErrorKind::Corrupt, &format!("{third} is gone"))?;
         text(store.delete(&at).await)?;
         holds_nothing(&store, &raw, &[&name, &format!("{name}_segments")]).await
     })
@@ -1372,6 +1509,10 @@ fn nested(server: &Server) -> Outcome {
         let copy = text(store.copy(&at, &"copy".parse().unwrap(), |_| {}).await);
         // What was a list becomes one object, which is more than this server takes.
         check(copy.is_err(), "the copy of a list fits into one object")?;
+        // Without its token, it is deleted as what others wrote.
+        raw.send(Method::POST, &format!("/{name}/image"), &[("x-object-meta-os", "linux")]).await?;
+        let swept = text(store.sweep(Duration::ZERO).await)?;
+        check(swept == Swept::default(), format!("it swept {swept:?}"))?;
         text(store.delete(&at).await)?;
         // An upload that is given up has lists, too.
         let mut writer = text(store.upload(&"other".parse().unwrap(), Expect::new()).await)?;
