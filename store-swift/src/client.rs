@@ -24,7 +24,7 @@ use crate::{
     SwiftConfig,
     auth::{Access, Grant, Session, secret},
     config::{Checksum, LargeObjects, MIN_SEGMENT},
-    error::{answer, of_reqwest},
+    error::{answer, noted, of_reqwest},
 };
 
 /// Ties an object to its upload.
@@ -352,7 +352,7 @@ impl Client {
                 let text = all_of(WHAT, reply, MAX_INFO).await?;
                 Ok(serde_json::from_slice(&text).unwrap_or_default())
             }
-            500.. => Err(fail(WHAT, reply).await),
+            408 | 429 | 498 | 500.. => Err(fail(WHAT, reply).await),
             // An operator may have it turned off.
             _ => Ok(Info::default()),
         }
@@ -982,7 +982,7 @@ async fn fail(what: &str, reply: Response) -> Error {
     failed(what, status, &headers, &text)
 }
 
-fn failed(what: &str, status: u16, headers: &HeaderMap, text: &[u8]) -> Error {
+pub(crate) fn failed(what: &str, status: u16, headers: &HeaderMap, text: &[u8]) -> Error {
     let wait = number(headers, "retry-after").filter(|_| [429, 498, 503].contains(&status));
     let error = answer(what, status, transaction(headers).as_deref(), &String::from_utf8_lossy(text));
     match wait {
@@ -1015,7 +1015,7 @@ impl Reply {
     }
 }
 
-fn transaction(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn transaction(headers: &HeaderMap) -> Option<String> {
     let transaction = header(headers, "x-trans-id").or_else(|| header(headers, "x-openstack-request-id"));
     transaction.map(str::to_owned)
 }
@@ -1067,31 +1067,43 @@ fn stored(what: &str, reply: &Response, md5: Option<&str>) -> Result<String> {
     }
 }
 
-/// What the text of an answer says that has begun before the work was done, and so with a status that means nothing.
+/// What the text of an answer says that has begun before the work was done, and so with a status that means nothing; or
+/// that is about many objects, each with a status of its own.
 fn outcome(what: &str, status: u16, transaction: Option<&str>, text: &[u8]) -> Result<String> {
+    let noted = noted(transaction);
     let Ok(report) = serde_json::from_slice::<Report>(text) else {
         return match status {
             400 => Err(answer(what, status, transaction, &String::from_utf8_lossy(text))),
             // Cut off before it was all said.
-            _ => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: the answer is cut off"))),
+            _ => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("cannot {what}{noted}: the answer is cut off"),
+            )),
         };
     };
-    let said = match report.is_unauthorized() {
-        true => 401,
-        false => report.status.split(' ').next().and_then(|said| said.parse().ok()).unwrap_or(status),
-    };
+    let code = |text: &str| text.split(' ').next().and_then(|said| said.parse::<u16>().ok());
+    let whole = code(&report.status).unwrap_or(status);
     let gone = |error: &[String; 2]| error[1].starts_with("404");
     if !report.errors.is_empty() && report.errors.iter().all(gone) && what.starts_with("write") {
         return Err(Error::swept());
     }
+    let codes: Vec<u16> = report.errors.iter().filter_map(|error| code(&error[1])).collect();
+    // A server that was away for a segment says nothing of it: what may pass goes before what does not.
+    let passing = codes.iter().copied().find(|code| answer(what, *code, None, "").is_retryable());
+    let said = match (report.is_unauthorized(), passing, whole) {
+        (true, ..) => 401,
+        (_, Some(code), _) => code,
+        (_, None, 200..300 | 400) => codes.first().copied().unwrap_or(whole),
+        _ => whole,
+    };
     let errors: BTreeSet<&str> = report.errors.iter().map(|error| error[1].as_str()).collect();
     let errors = errors.into_iter().collect::<Vec<_>>().join(", ");
     match said {
         200..300 if report.errors.is_empty() => Ok(report.etag.trim_matches('"').to_owned()),
         // Only a retry tells whether it lasts.
-        200..300 => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: {errors}"))),
-        400 if errors.contains("Mismatch") => {
-            let text = format!("cannot {what}: a segment is another one than was sent ({errors})");
+        200..300 => Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}{noted}: {errors}"))),
+        400 | 404 if errors.contains("Mismatch") => {
+            let text = format!("cannot {what}{noted}: a segment is another one than was sent ({errors})");
             Err(Error::new(ErrorKind::Corrupt, text)
                 .with_hint("something else writes to the container of segments"))
         }
@@ -1336,9 +1348,41 @@ mod tests {
             (r#"{"Response Status": "412 Precondition Failed", "Errors": []}"#, ErrorKind::AlreadyExists),
             (r#"{"Response Status": "503 Service Unavailable", "Errors": []}"#, ErrorKind::Unavailable),
             (r#"{"Response Status": "200 OK", "Errors": [["/c/a", "503 x"]]}"#, ErrorKind::Unavailable),
+            // Without a status of the whole, as Swift says it of a manifest.
+            (r#"{"Errors": [["/c/a", "404 Not Found"], ["/c/b", "503 x"]]}"#, ErrorKind::Unavailable),
+            (r#"{"Errors": [["/c/a", "404 Not Found"], ["/c/b", "Size Mismatch"]]}"#, ErrorKind::Corrupt),
+            (
+                r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "403 Forbidden"]]}"#,
+                ErrorKind::Denied,
+            ),
             ("    ", ErrorKind::Unavailable),
         ] {
             assert_eq!(said(text).unwrap_err().kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_of_failure_names_its_transaction() {
+        for text in [
+            "   ",
+            r#"{"Response Status": "200 OK", "Errors": [["/c/a", "odd"]]}"#,
+            r#"{"Response Status": "400 Bad Request", "Errors": [["/c/a", "Etag Mismatch"]]}"#,
+            r#"{"Response Status": "503 x", "Errors": []}"#,
+        ] {
+            let error = outcome("write x", 202, Some("tx1"), text.as_bytes()).unwrap_err();
+            assert!(error.message().contains("transaction tx1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_server_says_when_to_come_back() {
+        let headers = HeaderMap::from_iter([(
+            reqwest::header::RETRY_AFTER,
+            reqwest::header::HeaderValue::from_static("7"),
+        )]);
+        for (status, wait) in [(429, Some(7)), (498, Some(7)), (503, Some(7)), (404, None)] {
+            let error = failed("x", status, &headers, b"");
+            assert_eq!(error.retry_after(), wait.map(Duration::from_secs), "{status}");
         }
     }
 

@@ -30,14 +30,18 @@ pub(crate) fn answer(what: &str, status: u16, transaction: Option<&str>, text: &
         500.. => (Kind::Unavailable, None),
         _ => (Kind::Internal, None),
     };
-    let transaction = transaction.map(|id| format!(", transaction {id}")).unwrap_or_default();
     let text = plain(text);
     let text = if text.is_empty() { text } else { format!(": {text}") };
-    let error = Error::new(kind, format!("cannot {what}: status {status}{transaction}{text}"));
+    let error = Error::new(kind, format!("cannot {what}: status {status}{}{text}", noted(transaction)));
     match hint {
         Some(hint) => error.with_hint(hint),
         None => error,
     }
+}
+
+/// What names a request in the server's logs, for a message.
+pub(crate) fn noted(transaction: Option<&str>) -> String {
+    transaction.map(|id| format!(", transaction {id}")).unwrap_or_default()
 }
 
 const QUOTA: &str =

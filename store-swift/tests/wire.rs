@@ -5,8 +5,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, LazyLock, Mutex},
-    time::Duration,
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -79,6 +82,7 @@ fn main() {
         ("a_url_works_where_the_key_of_the_account_is_news", &PLAIN, news),
         ("blobs_are_spread_over_containers", &PLAIN, seeds),
         ("an_upload_outlives_its_container_server", &STOPPED, container_server),
+        ("a_commit_outlives_its_object_server", &STOPPED, commit_again),
         ("an_object_server_that_is_away_is_unavailable", &STOPPED, object_server),
         ("a_sweep_spares_what_others_wrote", &PLAIN, foreign_segments),
         ("a_sweep_spares_what_others_have_described", &PLAIN, described),
@@ -113,11 +117,12 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let alone: [Alone; 4] = [
+    let alone: [Alone; 5] = [
         ("a_server_that_is_not_there_is_unavailable", nobody),
         ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
         ("an_answer_without_end_is_an_error", endless),
         ("segments_that_stay_are_not_forgotten", staying),
+        ("a_busy_server_is_asked_again_when_it_says", busy),
     ];
     let mut trials: Vec<Trial> =
         alone.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into();
@@ -334,6 +339,29 @@ fn staying() -> Outcome {
         check(deleted.is_empty(), format!("{deleted:?} leaves nothing that names the segments"))?;
         let at = text(store.locate(&"dynamic".parse().unwrap()).await)?;
         refused(store.delete(&at).await, ErrorKind::Internal, "s/dynamic/").map(drop)
+    })
+}
+
+/// Has no time for the first question.
+fn says_wait(line: &str) -> Answer {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    match line {
+        "GET /info" if ASKED.fetch_add(1, Ordering::SeqCst) == 0 => answer(429, "retry-after: 2\r\n", ""),
+        "GET /info" => answer(200, "", r#"{"swift": {}, "tempurl": {"allowed_digests": ["sha256"]}}"#),
+        _ => answer(200, "", "[]"),
+    }
+}
+
+fn busy() -> Outcome {
+    run(async {
+        let server = Scripted::start(says_wait).await?;
+        let mut config = scripted(&server);
+        config.temp_url_key = Some(Secret::new("key"));
+        let start = Instant::now();
+        let backend = text(SwiftBackend::connect(&config).await)?;
+        check(start.elapsed() >= Duration::from_secs(2), "it comes back too soon")?;
+        check(server.requests("GET /info").len() == 2, "it takes that for an answer")?;
+        check(backend.info().can.presign, "it has not understood the second answer")
     })
 }
 
@@ -705,6 +733,37 @@ fn container_server(server: &Server) -> Outcome {
         }
         let listed: Vec<_> = text(store.list().try_collect().await)?;
         check(listed.len() == 1, format!("it lists {listed:?}"))
+    })
+}
+
+/// Swift looks at each segment before it makes a large object, and says 400 where it cannot.
+fn commit_again(server: &Server) -> Outcome {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    run(async {
+        let name = container();
+        let (front, config, raw) = watched(server, &name).await?;
+        let store = open(&config).await?;
+        let bytes = content(4 * MIB);
+        let mut writer = text(store.upload(&"image".parse().unwrap(), Expect::new()).await)?;
+        text(writer.write(bytes.clone()).await)?;
+        while raw.list(&format!("{name}_segments")).await?.len() < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server.pause("object")?;
+        let back = async {
+            while front.answers(" 400 ") == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let server = server.clone();
+            tokio::task::spawn_blocking(move || server.resume("object")).await.map_err(|e| e.to_string())?
+        };
+        let back = tokio::time::timeout(Duration::from_secs(30), back);
+        let (blob, back) = tokio::join!(writer.finish(), back);
+        match back {
+            Ok(outcome) => outcome?,
+            Err(_) => return server.resume("object").and(Err("the commit was not refused".to_owned())),
+        }
+        reads(&store, &text(blob)?.location, &bytes).await
     })
 }
 
