@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use store_core::{Error, ErrorKind, Result, Secret};
 
 use crate::{
-    client::all_of,
-    error::{answer, of_reqwest},
+    client::{all_of, failed, transaction},
+    error::{noted, of_reqwest},
 };
 
 /// Who asks whom for tokens, and what is looked up in the catalog.
@@ -70,15 +70,22 @@ pub(crate) struct Grant {
     pub(crate) token: Secret,
     /// Where the account is, without a slash at its end.
     pub(crate) storage: String,
-    /// When it should be renewed.
-    renew: Option<Instant>,
+    /// When it should be renewed, and when it ends.
+    life: Option<(Instant, Instant)>,
 }
 
 /// What all stores with one credential share.
 #[derive(Debug, Default)]
 struct Tokens {
-    own: tokio::sync::Mutex<Option<Arc<Grant>>>,
-    service: tokio::sync::Mutex<Option<Arc<Grant>>>,
+    own: tokio::sync::Mutex<Last>,
+    service: tokio::sync::Mutex<Last>,
+}
+
+/// What came of the last requests for a token.
+#[derive(Debug, Default)]
+struct Last {
+    grant: Option<Arc<Grant>>,
+    failed: Option<(Instant, Error)>,
 }
 
 /// Gives tokens out.
@@ -94,6 +101,9 @@ static SHARED: Mutex<Option<HashMap<String, Weak<Tokens>>>> = Mutex::new(None);
 
 /// For a request to the identity service.
 const CALL: Duration = Duration::from_secs(60);
+
+/// An identity service that is in trouble is asked once in this time, not by each request.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A catalog is at most this long.
 const MAX_CATALOG: usize = 4 << 20;
@@ -138,29 +148,54 @@ impl Session {
 
     async fn current(
         &self,
-        place: &tokio::sync::Mutex<Option<Arc<Grant>>>,
+        place: &tokio::sync::Mutex<Last>,
         identity: &Identity,
         refused: Option<&Arc<Grant>>,
     ) -> Result<Arc<Grant>> {
+        let since = Instant::now();
         // Held while a token is asked for: the others wait for it instead of asking too.
-        let mut current = place.lock().await;
-        let good = current.as_ref().filter(|grant| {
-            grant.renew.is_none_or(|renew| Instant::now() < renew)
-                && refused.is_none_or(|refused| !Arc::ptr_eq(grant, refused))
-        });
-        if let Some(grant) = good {
+        let mut last = place.lock().await;
+        let good =
+            last.grant.clone().filter(|grant| refused.is_none_or(|refused| !Arc::ptr_eq(grant, refused)));
+        let is_before = |time: Instant| Instant::now() < time;
+        if let Some(grant) = &good
+            && grant.life.is_none_or(|(renew, _)| is_before(renew))
+        {
             return Ok(Arc::clone(grant));
         }
-        let grant = Arc::new(self.ask(identity).await?);
-        *current = Some(Arc::clone(&grant));
-        Ok(grant)
+        // What has failed while this waited, or just now, fails.
+        let failed = last
+            .failed
+            .as_ref()
+            .filter(|(at, error)| *at > since || error.is_retryable() && is_before(*at + MOMENT));
+        let error = match failed {
+            Some((_, error)) => same(error),
+            None => match self.ask(identity).await {
+                Ok(grant) => {
+                    let grant = Arc::new(grant);
+                    *last = Last { grant: Some(Arc::clone(&grant)), failed: None };
+                    return Ok(grant);
+                }
+                Err(error) => {
+                    last.failed = Some((Instant::now(), same(&error)));
+                    error
+                }
+            },
+        };
+        match good.filter(|grant| grant.life.is_some_and(|(_, end)| is_before(end))) {
+            Some(grant) if error.is_retryable() => {
+                tracing::debug!(%error, "going on with a token that ends soon");
+                Ok(grant)
+            }
+            _ => Err(error),
+        }
     }
 
     async fn ask(&self, identity: &Identity) -> Result<Grant> {
         match identity {
             Identity::V1 { user, key } => self.ask_v1(user, key).await,
             Identity::Token(token) => {
-                Ok(Grant { token: token.clone(), storage: self.access.overridden(None, None)?, renew: None })
+                Ok(Grant { token: token.clone(), storage: self.access.overridden(None, None)?, life: None })
             }
             _ => self.ask_keystone(identity).await,
         }
@@ -171,10 +206,9 @@ impl Session {
         let call = self.http.get(&self.access.url).timeout(CALL);
         let call = call.header("x-auth-user", user).header("x-auth-key", secret(key.expose())?);
         let reply = call.send().await.map_err(|e| of_reqwest(WHAT, e))?;
-        let status = reply.status();
         let header = |name: &str| reply.headers().get(name).and_then(|value| value.to_str().ok());
-        if !status.is_success() {
-            return Err(refused(status.as_u16(), "`user` or `password` is wrong"));
+        if !reply.status().is_success() {
+            return Err(refused(&reply, "`user` or `password` is wrong"));
         }
         let token = header("x-auth-token").or_else(|| header("x-storage-token"));
         let (Some(token), Some(storage)) = (token, header("x-storage-url")) else {
@@ -184,7 +218,7 @@ impl Session {
         Ok(Grant {
             token: Secret::new(token),
             storage: self.access.overridden(Some(storage), None)?,
-            renew: life.map(|life| soon(Duration::from_secs(life))),
+            life: life.map(|life| soon(Duration::from_secs(life))),
         })
     }
 
@@ -197,7 +231,7 @@ impl Session {
         let status = reply.status().as_u16();
         if status != 201 && status != 200 {
             return Err(refused(
-                status,
+                &reply,
                 "user, project, domain or secret is wrong, or the user has no role there",
             ));
         }
@@ -215,7 +249,7 @@ impl Session {
         // By the server's clock alone: ours may be wrong.
         let life = issued.expires_at.duration_since(issued.issued_at);
         let life = Duration::try_from(life).unwrap_or_default();
-        Ok(Grant { token, storage: trimmed(&storage), renew: Some(soon(life)) })
+        Ok(Grant { token, storage: trimmed(&storage), life: Some(soon(life)) })
     }
 }
 
@@ -225,10 +259,22 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A minute before the end, or a quarter of a short life.
-fn soon(life: Duration) -> Instant {
-    let life = life.min(MAX_LIFE);
-    Instant::now() + life.saturating_sub(Duration::from_secs(60).min(life / 4))
+/// A minute before the end, or a quarter of a short life; and the end.
+fn soon(life: Duration) -> (Instant, Instant) {
+    let (now, life) = (Instant::now(), life.min(MAX_LIFE));
+    (now + life.saturating_sub(Duration::from_secs(60).min(life / 4)), now + life)
+}
+
+/// The error once more, for another who waited for the same.
+fn same(error: &Error) -> Error {
+    let mut same = Error::new(error.kind(), error.message().to_owned());
+    if let Some(hint) = error.hint() {
+        same = same.with_hint(hint.to_owned());
+    }
+    match error.retry_after() {
+        Some(pause) => same.with_retry_after(pause),
+        None => same,
+    }
 }
 
 /// An address from the catalog, with the project's account where it has none.
@@ -402,16 +448,34 @@ fn find(catalog: &[Service], access: &Access) -> Result<String> {
     found.map(|endpoint| endpoint.url.clone()).ok_or_else(missing)
 }
 
-fn refused(status: u16, hint: &'static str) -> Error {
+/// Without the text of the answer, which may repeat what was sent.
+fn refused(reply: &reqwest::Response, hint: &'static str) -> Error {
+    let (status, headers) = (reply.status().as_u16(), reply.headers());
+    let noted = noted(transaction(headers).as_deref());
     match status {
-        401 | 403 => Error::new(ErrorKind::Denied, format!("the credentials are refused: status {status}"))
-            .with_hint(hint),
+        401 | 403 => {
+            Error::new(ErrorKind::Denied, format!("the credentials are refused: status {status}{noted}"))
+                .with_hint(hint)
+        }
         300 | 404 | 405 => Error::new(
             ErrorKind::Invalid,
-            format!("`auth_url` leads to no identity service: status {status}"),
+            format!("`auth_url` leads to no identity service: status {status}{noted}"),
         )
         .with_hint("with Keystone it ends in /v3, with Swift's own in /auth/v1.0"),
-        status => answer("get a token", status, None, ""),
+        status => {
+            let error = failed("get a token", status, headers, b"");
+            let told = Error::new(error.kind(), error.message().to_owned());
+            let told = match error.retry_after() {
+                Some(pause) => told.with_retry_after(pause),
+                None => told,
+            };
+            match status {
+                408 | 429 | 500.. => {
+                    told.with_hint("the identity service is in trouble, or has too much to do")
+                }
+                _ => told,
+            }
+        }
     }
 }
 
@@ -477,8 +541,8 @@ mod tests {
     fn a_life_without_end_ends_within_a_day() {
         let before = Instant::now();
         for life in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(90_000)] {
-            let renewed = soon(life);
-            assert!(renewed > before && renewed <= Instant::now() + MAX_LIFE);
+            let (renewed, end) = soon(life);
+            assert!(renewed > before && renewed < end && end <= Instant::now() + MAX_LIFE);
         }
     }
 

@@ -67,7 +67,7 @@ impl SwiftBackend {
         let settings = config.clone();
         let access = blocking(move || clouds::find(&settings, &|name| std::env::var(name).ok())).await?;
         let client = Client::new(config, access).await?;
-        let place = place(config, client.access(), client.storage().await?);
+        let place = place(config, client.access(), again(|| client.storage()).await?);
         let mut info = Info::new(place.scheme());
         info.also = &["swift", "swift+http", "swift+https", "swift+config"];
         info.chunk = CHUNK;

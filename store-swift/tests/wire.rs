@@ -117,12 +117,14 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let alone: [Alone; 5] = [
+    let alone: [Alone; 7] = [
         ("a_server_that_is_not_there_is_unavailable", nobody),
         ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
         ("an_answer_without_end_is_an_error", endless),
         ("segments_that_stay_are_not_forgotten", staying),
         ("a_busy_server_is_asked_again_when_it_says", busy),
+        ("a_failure_to_get_a_token_is_shared", failing_tokens),
+        ("a_token_is_used_to_its_end_where_no_other_is_had", last_minute),
     ];
     let mut trials: Vec<Trial> =
         alone.map(|(name, test)| Trial::test(name, move || test().map_err(Failed::from))).into();
@@ -362,6 +364,62 @@ fn busy() -> Outcome {
         check(start.elapsed() >= Duration::from_secs(2), "it comes back too soon")?;
         check(server.requests("GET /info").len() == 2, "it takes that for an answer")?;
         check(backend.info().can.presign, "it has not understood the second answer")
+    })
+}
+
+/// The settings of a store that gets its tokens by a script.
+fn scripted_tokens(server: &Scripted) -> SwiftConfig {
+    let mut config = scripted(server);
+    config.token = None;
+    config.auth_url = Some(format!("http://{}/auth/v1.0", server.addr));
+    (config.user, config.password) = (Some("images:glance".to_owned()), Some(Secret::new("hunter2")));
+    config
+}
+
+fn has_no_tokens(_: &str) -> Answer {
+    answer(503, "x-openstack-request-id: req-1\r\nretry-after: 1\r\n", "hunter2")
+}
+
+fn failing_tokens() -> Outcome {
+    run(async {
+        let server = Scripted::start(has_no_tokens).await?;
+        let config = scripted_tokens(&server);
+        let stores = (0..8).map(|_| SwiftBackend::connect(&config));
+        for outcome in futures::future::join_all(stores).await {
+            let error = refused(outcome, ErrorKind::Unavailable, "identity service")?;
+            check(error.message().contains("req-1"), format!("no request is named in {error}"))?;
+            check(error.retry_after().is_some(), "nothing says when to come back")?;
+            check(!format!("{error:?}").contains("hunter2"), "the password shows")?;
+        }
+        // Each of them tried five times.
+        let asked = server.requests("GET /auth").len();
+        check((2..=10).contains(&asked), format!("tokens were asked for {asked} times"))
+    })
+}
+
+/// Gives one token, for twelve seconds, and is in trouble from then on.
+fn gives_one_token(line: &str) -> Answer {
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let token = "x-auth-token: t\r\nx-storage-url: http://x/v1/AUTH_a\r\nx-auth-token-expires: 12\r\n";
+    match line {
+        "GET /auth/v1.0" if GIVEN.fetch_add(1, Ordering::SeqCst) == 0 => answer(200, token, ""),
+        "GET /auth/v1.0" => answer(503, "", ""),
+        "GET /info" => answer(404, "", ""),
+        _ => answer(200, "", "[]"),
+    }
+}
+
+fn last_minute() -> Outcome {
+    run(async {
+        let server = Scripted::start(gives_one_token).await?;
+        let start = Instant::now();
+        let store = open(&scripted_tokens(&server)).await?;
+        // It should be renewed after nine seconds.
+        tokio::time::sleep_until((start + Duration::from_millis(9_500)).into()).await;
+        text(store.locate(&"image".parse().unwrap()).await)?;
+        check(server.requests("GET /auth").len() == 2, "it has not asked for another token")?;
+        tokio::time::sleep_until((start + Duration::from_secs(13)).into()).await;
+        refused(store.locate(&"image".parse().unwrap()).await, ErrorKind::Unavailable, "identity").map(drop)
     })
 }
 
