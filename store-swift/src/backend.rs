@@ -585,18 +585,19 @@ impl Shared {
     }
 
     async fn sweep(&self, age: Duration) -> Result<Swept> {
-        let old = Cutoff::new(age);
         let mut swept = Swept::default();
         let mut containers = self.swept_containers();
         while let Some(container) = containers.try_next().await? {
-            self.sweep_container(&container, old, &mut swept).await?;
+            self.sweep_container(&container, age, &mut swept).await?;
             self.tidy(&container).await?;
         }
         Ok(swept)
     }
 
-    async fn sweep_container(&self, container: &str, old: Cutoff, swept: &mut Swept) -> Result<()> {
+    async fn sweep_container(&self, container: &str, age: Duration, swept: &mut Swept) -> Result<()> {
         let segments = self.place.segments(container);
+        let Some(headers) = again(|| self.client.container(&segments)).await? else { return Ok(()) };
+        let old = clock(&headers).map_or_else(|| Cutoff::new(age), |now| Cutoff::by(now, age));
         let mut after: Option<String> = None;
         let mut group: Option<Group> = None;
         loop {
@@ -735,6 +736,12 @@ fn quota(headers: &HeaderMap, kind: &str) -> Option<u64> {
 
 fn read(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// What the server's clock showed when it answered, since 1970.
+fn clock(headers: &HeaderMap) -> Option<Duration> {
+    let time = jiff::fmt::rfc2822::parse(headers.get("date")?.to_str().ok()?).ok()?;
+    u64::try_from(time.timestamp().as_second()).ok().map(Duration::from_secs)
 }
 
 /// An ACL that lets projects in.

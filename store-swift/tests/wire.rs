@@ -117,12 +117,13 @@ fn main() {
         ("each_blob_has_a_container_that_projects_may_read", &KEYSTONE, multi_tenant),
         ("what_glance_wrote_is_read_and_deleted", &KEYSTONE, glance),
     ];
-    let alone: [Alone; 7] = [
+    let alone: [Alone; 8] = [
         ("a_server_that_is_not_there_is_unavailable", nobody),
         ("what_is_listed_without_being_asked_for_is_not_deleted", foreign_names),
         ("an_answer_without_end_is_an_error", endless),
         ("segments_that_stay_are_not_forgotten", staying),
         ("a_busy_server_is_asked_again_when_it_says", busy),
+        ("a_sweep_goes_by_the_servers_clock", other_clock),
         ("a_failure_to_get_a_token_is_shared", failing_tokens),
         ("a_token_is_used_to_its_end_where_no_other_is_had", last_minute),
     ];
@@ -364,6 +365,34 @@ fn busy() -> Outcome {
         check(start.elapsed() >= Duration::from_secs(2), "it comes back too soon")?;
         check(server.requests("GET /info").len() == 2, "it takes that for an answer")?;
         check(backend.info().can.presign, "it has not understood the second answer")
+    })
+}
+
+/// Its clock is years behind, and it has an upload of an hour ago and one of three hours ago.
+fn lives_in_the_past(line: &str) -> Answer {
+    let date = "date: Wed, 01 Jan 2020 12:00:00 GMT\r\n";
+    let rows = [("new", "11"), ("old", "09")].map(|(id, hour)| {
+        serde_json::json!({ "name": format!("{id}/{TOKEN}/00000000"), "bytes": 10,
+            "last_modified": format!("2020-01-01T{hour}:00:00.000000") })
+    });
+    match line.split_once(' ') {
+        Some(("GET", path)) if path.starts_with("/v1/AUTH_a/c_segments?") && !path.contains("marker=") => {
+            answer(200, date, serde_json::json!(rows).to_string())
+        }
+        Some(("HEAD", _)) | Some((_, "/info")) => answer(404, date, ""),
+        Some(("DELETE", _)) => answer(204, date, ""),
+        _ => answer(200, date, "[]"),
+    }
+}
+
+fn other_clock() -> Outcome {
+    run(async {
+        let server = Scripted::start(lives_in_the_past).await?;
+        let store = open(&scripted(&server)).await?;
+        let swept = text(store.sweep(Duration::from_secs(2 * 60 * 60)).await)?;
+        check(swept.uploads == 1, format!("it swept {swept:?}"))?;
+        let deleted = server.requests("DELETE");
+        check(deleted.iter().all(|line| line.contains("/old/")), format!("it made {deleted:?}"))
     })
 }
 

@@ -35,7 +35,11 @@ pub struct Cutoff {
 impl Cutoff {
     /// What is older than `age`. No clock is needed to take everything.
     pub fn new(age: Duration) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::by(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), age)
+    }
+
+    /// The same by the storage's own clock, which shows so much since 1970.
+    pub fn by(now: Duration, age: Duration) -> Self {
         let before = i64::try_from(now.saturating_sub(age).as_secs()).unwrap_or(i64::MAX);
         Self { before: (!age.is_zero()).then_some(before) }
     }
@@ -59,6 +63,8 @@ mod tests {
         assert!(!hour.takes(now - 3500));
         assert!(Cutoff::new(Duration::MAX).takes(0));
         assert!(!Cutoff::new(Duration::MAX).takes(1));
+        let slow = Cutoff::by(Duration::from_secs(10_000), Duration::from_secs(3600));
+        assert!(slow.takes(6_400) && !slow.takes(6_401));
     }
 
     #[test]
