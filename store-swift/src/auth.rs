@@ -40,7 +40,7 @@ pub(crate) enum Identity {
 }
 
 /// A user or a project.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Named {
     pub(crate) id: Option<String>,
     pub(crate) name: Option<String>,

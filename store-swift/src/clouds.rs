@@ -11,12 +11,14 @@ use store_core::{Error, ErrorKind, Result, Secret};
 use crate::{
     SwiftConfig,
     auth::{Access, Identity, Named},
-    config::{AuthVersion, check_url},
+    config::{AuthVersion, Interface, check_url},
 };
 
 /// Finds the credentials of a store. Without any in its settings, those of the environment count.
 pub(crate) fn find(config: &SwiftConfig, env: &dyn Fn(&str) -> Option<String>) -> Result<Access> {
     let own = Given::of_config(config);
+    // A variable that is empty is not set, to OpenStack's clients too.
+    let env = &|name: &str| env(name).filter(|text| !text.is_empty());
     let cloud = config.cloud.clone().or_else(|| env("OS_CLOUD").filter(|_| own.is_empty()));
     let given = match cloud {
         Some(name) if own.is_empty() => Given::of_cloud(&name, config.clouds_file.as_deref(), env)?,
@@ -53,11 +55,6 @@ impl Given {
     fn of_config(config: &SwiftConfig) -> Self {
         Self {
             auth_url: config.auth_url.clone(),
-            v1: match config.auth_version {
-                AuthVersion::Auto => None,
-                AuthVersion::V1 => Some(true),
-                AuthVersion::V3 => Some(false),
-            },
             user: Named {
                 id: config.user_id.clone(),
                 name: config.user.clone(),
@@ -79,18 +76,20 @@ impl Given {
         }
     }
 
+    /// Whether nothing is said of who asks: half of it is not filled up from elsewhere, be it a project alone.
     fn is_empty(&self) -> bool {
-        self.auth_url.is_none()
-            && self.token.is_none()
-            && self.password.is_none()
-            && self.app_secret.is_none()
-            && self.user.name.is_none()
-            && self.user.id.is_none()
+        let nobody = Named::default();
+        let texts = [&self.auth_url, &self.app_id, &self.app_name];
+        let secrets = [&self.token, &self.password, &self.app_secret];
+        texts.iter().all(|text| text.is_none())
+            && secrets.iter().all(|secret| secret.is_none())
+            && self.user == nobody
+            && self.project == nobody
     }
 
     /// The variables that `openstack`, and `swift` with version 1, read.
     fn of_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let get = |names: &[&str]| names.iter().find_map(|name| env(name).filter(|text| !text.is_empty()));
+        let get = |names: &[&str]| names.iter().find_map(|name| env(name));
         if let (Some(url), Some(user)) = (get(&["ST_AUTH"]), get(&["ST_USER"])) {
             return Ok(Self {
                 auth_url: Some(url),
@@ -106,25 +105,23 @@ impl Given {
                 return Err(not_followed(name, "the environment"));
             }
         }
-        let domain = || get(&["OS_DEFAULT_DOMAIN_NAME"]);
-        let domain_id = || get(&["OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"]);
+        let default =
+            || (get(&["OS_DEFAULT_DOMAIN_NAME"]), get(&["OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"]));
+        let in_domain = |id: Option<String>, name: Option<String>, kind: &str| {
+            let (by_name, by_id) = (format!("OS_{kind}_DOMAIN_NAME"), format!("OS_{kind}_DOMAIN_ID"));
+            named(id, name, [(get(&[&by_name]), get(&[&by_id])), default()])
+        };
         let version = get(&["OS_IDENTITY_API_VERSION", "OS_AUTH_VERSION"]);
         Ok(Self {
             auth_url: get(&["OS_AUTH_URL"]),
             v1: is_v1(get(&["OS_AUTH_TYPE"]).as_deref(), version.as_deref())?,
-            user: Named {
-                id: get(&["OS_USER_ID"]),
-                name: get(&["OS_USERNAME"]),
-                domain: get(&["OS_USER_DOMAIN_NAME"]).or_else(domain),
-                domain_id: get(&["OS_USER_DOMAIN_ID"]).or_else(domain_id),
-            },
+            user: in_domain(get(&["OS_USER_ID"]), get(&["OS_USERNAME"]), "USER"),
             password: get(&["OS_PASSWORD"]).map(Secret::new),
-            project: Named {
-                id: get(&["OS_PROJECT_ID", "OS_TENANT_ID"]),
-                name: get(&["OS_PROJECT_NAME", "OS_TENANT_NAME"]),
-                domain: get(&["OS_PROJECT_DOMAIN_NAME"]).or_else(domain),
-                domain_id: get(&["OS_PROJECT_DOMAIN_ID"]).or_else(domain_id),
-            },
+            project: in_domain(
+                get(&["OS_PROJECT_ID", "OS_TENANT_ID"]),
+                get(&["OS_PROJECT_NAME", "OS_TENANT_NAME"]),
+                "PROJECT",
+            ),
             app_id: get(&["OS_APPLICATION_CREDENTIAL_ID"]),
             app_name: get(&["OS_APPLICATION_CREDENTIAL_NAME"]),
             app_secret: get(&["OS_APPLICATION_CREDENTIAL_SECRET"]).map(Secret::new),
@@ -163,36 +160,29 @@ impl Given {
         for cloud in [&cloud, &secret] {
             cloud.check()?;
         }
+        let cloud = secret.over(cloud);
         let region = cloud.region()?;
         let version = cloud.identity_api_version.as_ref().map(Text::text);
         let v1 = is_v1(cloud.auth_type.as_deref(), version.as_deref())?;
         let a = cloud.auth;
-        let s = secret.auth;
-        let domain = a.domain_name.or(a.default_domain_name);
-        let domain_id = a.domain_id.or(a.default_domain);
+        let of_all = (a.domain_name, a.domain_id);
+        let default = (a.default_domain_name, a.default_domain);
+        let of_user = (a.user_domain_name, a.user_domain_id);
+        let of_project = (a.project_domain_name, a.project_domain_id);
         Ok(Self {
-            auth_url: a.auth_url.or(s.auth_url),
+            auth_url: a.auth_url,
             v1,
-            user: Named {
-                id: s.user_id.or(a.user_id),
-                name: s.username.or(a.username),
-                domain: a.user_domain_name.or_else(|| domain.clone()),
-                domain_id: a.user_domain_id.or_else(|| domain_id.clone()),
-            },
-            password: s.password.or(a.password).map(|text| Secret::new(text.text())),
-            project: Named {
-                id: a.project_id.or(a.tenant_id),
-                name: a.project_name.or(a.tenant_name),
-                domain: a.project_domain_name.or(domain),
-                domain_id: a.project_domain_id.or(domain_id),
-            },
-            app_id: s.application_credential_id.or(a.application_credential_id),
-            app_name: s.application_credential_name.or(a.application_credential_name),
-            app_secret: s
-                .application_credential_secret
-                .or(a.application_credential_secret)
-                .map(|text| Secret::new(text.text())),
-            token: s.token.or(a.token).map(Secret::new),
+            user: named(a.user_id, a.username, [of_user, of_all.clone(), default.clone()]),
+            password: a.password.map(|text| Secret::new(text.text())),
+            project: named(
+                a.project_id.or(a.tenant_id),
+                a.project_name.or(a.tenant_name),
+                [of_project, of_all, default],
+            ),
+            app_id: a.application_credential_id,
+            app_name: a.application_credential_name,
+            app_secret: a.application_credential_secret.map(|text| Secret::new(text.text())),
+            token: a.token.map(Secret::new),
             region,
             interface: cloud.object_store_interface.or(cloud.interface).or(cloud.endpoint_type),
             service_type: cloud.object_store_service_type,
@@ -204,6 +194,11 @@ impl Given {
     fn access(self, config: &SwiftConfig) -> Result<Access> {
         let invalid = |text: &'static str| Error::new(ErrorKind::Invalid, text);
         let endpoint = config.endpoint.clone().or(self.endpoint);
+        let v1 = match config.auth_version {
+            AuthVersion::Auto => self.v1,
+            AuthVersion::V1 => Some(true),
+            AuthVersion::V3 => Some(false),
+        };
         let url = self.auth_url.unwrap_or_default();
         let identity = if let Some(token) = self.token {
             if endpoint.is_none() {
@@ -224,7 +219,9 @@ impl Given {
             if self.user.is_empty() {
                 return Err(invalid("`user` is missing, or `user_id`"));
             }
-            match self.v1.unwrap_or_else(|| url.contains("/v1")) {
+            // Ceph's gateway listens at an address without the letter, too.
+            let looks_old = || url.contains("/v1") || url.trim_end_matches('/').ends_with("/auth/1.0");
+            match v1.unwrap_or_else(looks_old) {
                 true => Identity::V1 {
                     user: self.user.name.ok_or_else(|| invalid("version 1 knows users by name only"))?,
                     key: password,
@@ -242,13 +239,14 @@ impl Given {
             check_url("endpoint", endpoint)?;
         }
         let service = config.service_user.as_ref().zip(config.service_password.clone());
+        let in_domain = |name: String| {
+            let domain = config.service_domain.clone();
+            Named { name: Some(name), domain, ..Named::default() }
+        };
         let service = service.map(|(user, password)| Identity::Password {
-            user: Named { name: Some(user.clone()), ..Named::default() },
+            user: in_domain(user.clone()),
             password,
-            project: Named {
-                name: Some(config.service_project.clone().unwrap_or_else(|| "service".to_owned())),
-                ..Named::default()
-            },
+            project: in_domain(config.service_project.clone().unwrap_or_else(|| "service".to_owned())),
         });
         if service.is_some() && (url.is_empty() || matches!(identity, Identity::V1 { .. })) {
             return Err(invalid("`service_user` needs Keystone at an `auth_url`"));
@@ -259,19 +257,30 @@ impl Given {
             identity,
             service,
             region: config.region.clone().or(self.region),
-            // The store's own setting counts where it is not the default.
-            interface: match config.interface.as_str() {
-                "public" => interface.unwrap_or_else(|| "public".to_owned()),
-                other => other.to_owned(),
+            interface: match config.interface {
+                Some(own) => own.as_str().to_owned(),
+                None => interface.unwrap_or_else(|| Interface::default().as_str().to_owned()),
             },
-            service_type: match config.service_type.as_str() {
-                "object-store" => self.service_type.unwrap_or_else(|| "object-store".to_owned()),
-                other => other.to_owned(),
-            },
+            service_type: config
+                .service_type
+                .clone()
+                .or(self.service_type)
+                .unwrap_or_else(|| "object-store".to_owned()),
             endpoint,
             ca_file: config.ca_file.clone().or(self.ca_file),
         })
     }
+}
+
+/// A user or a project, in the first domain that is said by name or by id.
+fn named<const N: usize>(
+    id: Option<String>,
+    name: Option<String>,
+    domains: [(Option<String>, Option<String>); N],
+) -> Named {
+    let said = domains.into_iter().find(|(name, id)| name.is_some() || id.is_some());
+    let (domain, domain_id) = said.unwrap_or_default();
+    Named { id, name, domain, domain_id }
 }
 
 fn usual_place(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
@@ -316,7 +325,7 @@ struct Cloud {
     auth_type: Option<String>,
     identity_api_version: Option<Text>,
     region_name: Option<String>,
-    regions: Vec<Region>,
+    regions: Option<Vec<Region>>,
     interface: Option<String>,
     endpoint_type: Option<String>,
     object_store_interface: Option<String>,
@@ -345,7 +354,30 @@ enum Region {
     },
 }
 
+/// What the first says, and what only the second says.
+macro_rules! over {
+    ($first:ident, $second:ident: $($key:ident),* $(; $inner:ident: $merged:expr)?) => {
+        Self { $($key: $first.$key.or($second.$key),)* $($inner: $merged)? }
+    };
+}
+
+impl Auth {
+    fn over(self, other: Self) -> Self {
+        over!(self, other: auth_url, username, user_id, password, token, project_name, project_id, tenant_name, tenant_id,
+            domain_name, domain_id, default_domain, default_domain_name, user_domain_name, user_domain_id,
+            project_domain_name, project_domain_id, application_credential_id, application_credential_name,
+            application_credential_secret, trust_id, system_scope, passcode)
+    }
+}
+
 impl Cloud {
+    fn over(self, other: Self) -> Self {
+        over!(self, other: auth_type, identity_api_version, region_name, regions, interface, endpoint_type,
+            object_store_interface, object_store_region_name, object_store_service_type,
+            object_store_endpoint_override, object_store_endpoint, cacert, verify, insecure, profile, cloud, cert, key;
+            auth: self.auth.over(other.auth))
+    }
+
     /// Finds what would be passed over in silence.
     fn check(&self) -> Result<()> {
         if self.verify == Some(false) || self.insecure == Some(true) {
@@ -374,6 +406,7 @@ impl Cloud {
         let names: Vec<&String> = self
             .regions
             .iter()
+            .flatten()
             .map(|region| match region {
                 Region::Name(name) => Ok(name),
                 Region::Full { name, values } if values.is_empty() => Ok(name),
@@ -528,7 +561,8 @@ clouds:
     fn clouds_are_read_with_their_secrets_beside_them() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("clouds.yaml"), CLOUDS).unwrap();
-        let secure = "clouds: {images: {auth: {password: hunter3}}}";
+        let secure = "clouds: {images: {auth: {password: hunter3, project_domain_name: Secret,
+            auth_url: 'https://keystone/v3'}, region_name: RegionTwo}}";
         std::fs::write(dir.path().join("secure.yaml"), secure).unwrap();
         let path = dir.path().join("clouds.yaml").display().to_string();
         let env = |name: &str| (name == "OS_CLIENT_CONFIG_FILE").then(|| path.clone());
@@ -538,10 +572,12 @@ clouds:
             super::find(&config, &env)
         };
         let images = find("images").unwrap();
-        assert_eq!((images.region.as_deref(), images.interface.as_str()), (Some("RegionOne"), "internal"));
+        // What is beside them counts more, whatever it is.
+        assert_eq!((images.region.as_deref(), images.interface.as_str()), (Some("RegionTwo"), "internal"));
+        assert_eq!(images.url, "https://keystone/v3");
         assert_eq!(images.ca_file.as_deref(), Some(Path::new("/etc/ssl/cloud.pem")));
         let Identity::Password { user, password, project } = &images.identity else { panic!("no password") };
-        assert_eq!((user.name.as_deref(), project.domain.as_deref()), (Some("glance"), Some("Default")));
+        assert_eq!((user.name.as_deref(), project.domain.as_deref()), (Some("glance"), Some("Secret")));
         assert_eq!(password.expose(), "hunter3");
         assert!(matches!(find("app").unwrap().identity, Identity::Application { id: Some(_), .. }));
         let Identity::V1 { key, .. } = find("old").unwrap().identity else { panic!("not version 1") };
@@ -553,6 +589,75 @@ clouds:
             ("objects", Some("http://swift"))
         );
         assert_eq!(find("missing").unwrap_err().kind(), ErrorKind::Invalid);
+        let mut own = config();
+        (own.cloud, own.interface) = (Some("images".to_owned()), Some(Interface::Public));
+        own.service_type = Some("object-store".to_owned());
+        assert_eq!(super::find(&own, &env).unwrap().interface, "public");
+        own.cloud = Some("regional".to_owned());
+        assert_eq!(super::find(&own, &env).unwrap().service_type, "object-store");
+    }
+
+    #[test]
+    fn a_domain_that_is_said_counts_more_than_the_default() {
+        let env = |name: &str| {
+            Some(match name {
+                "OS_AUTH_URL" => "http://keystone:5000/v3".to_owned(),
+                "OS_USERNAME" | "OS_PASSWORD" | "OS_PROJECT_NAME" => "x".to_owned(),
+                "OS_USER_DOMAIN_NAME" => "Users".to_owned(),
+                "OS_DEFAULT_DOMAIN" => "default".to_owned(),
+                "OS_CLOUD" | "OS_CLIENT_CONFIG_FILE" => String::new(),
+                _ => return None,
+            })
+        };
+        let Identity::Password { user, project, .. } = find(&config(), &env).unwrap().identity else {
+            panic!("no password")
+        };
+        assert_eq!((user.domain.as_deref(), user.domain_id), (Some("Users"), None));
+        assert_eq!((project.domain, project.domain_id.as_deref()), (None, Some("default")));
+    }
+
+    #[test]
+    fn half_of_the_credentials_is_not_filled_up_from_elsewhere() {
+        let env = |name: &str| {
+            ["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_PROJECT_NAME"]
+                .contains(&name)
+                .then(|| "http://keystone:5000/v3".to_owned())
+        };
+        assert!(find(&config(), &env).is_ok());
+        let some = || Some("x".to_owned());
+        let changes: [&dyn Fn(&mut SwiftConfig); 6] = [
+            &|c| c.project = some(),
+            &|c| c.project_id = some(),
+            &|c| c.user_domain = some(),
+            &|c| c.project_domain_id = some(),
+            &|c| c.application_credential_id = some(),
+            &|c| c.application_credential_name = some(),
+        ];
+        for change in changes {
+            let mut config = config();
+            change(&mut config);
+            assert!(find(&config, &env).unwrap_err().message().contains("`auth_url`"));
+        }
+        let mut version = config();
+        version.auth_version = AuthVersion::V1;
+        assert!(matches!(find(&version, &env).unwrap().identity, Identity::V1 { .. }));
+    }
+
+    #[test]
+    fn the_address_tells_the_version() {
+        for (url, v1) in [
+            ("http://swift/auth/v1.0", true),
+            ("http://rgw/auth/1.0", true),
+            ("http://rgw/auth/1.0/", true),
+            ("http://keystone:5000/v3", false),
+            ("http://keystone/identity", false),
+        ] {
+            let mut config = config();
+            (config.auth_url, config.user) = (Some(url.to_owned()), Some("u".to_owned()));
+            (config.password, config.project) = (Some(Secret::new("p")), Some("p".to_owned()));
+            let found = find(&config, &|_| None).unwrap().identity;
+            assert_eq!(matches!(found, Identity::V1 { .. }), v1, "{url}");
+        }
     }
 
     #[test]

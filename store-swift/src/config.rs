@@ -14,7 +14,7 @@ pub struct SwiftConfig {
     /// What the names of all objects start with, such as `images/`.
     #[serde(default)]
     pub prefix: String,
-    /// Creates missing containers.
+    /// Creates missing containers of blobs; those of segments are created in any case.
     #[serde(default)]
     pub create_container: bool,
     /// Where segments go; `container` with `_segments` behind it where it is not set.
@@ -96,16 +96,19 @@ pub struct SwiftConfig {
     /// Its project.
     #[serde(default)]
     pub service_project: Option<String>,
+    /// The domain of both.
+    #[serde(default)]
+    pub service_domain: Option<String>,
 
     /// The region in the catalog.
     #[serde(default)]
     pub region: Option<String>,
-    /// The interface in the catalog.
+    /// The interface in the catalog; the public one where nothing else says which.
     #[serde(default)]
-    pub interface: Interface,
-    /// The type in the catalog.
-    #[serde(default = "service_type")]
-    pub service_type: String,
+    pub interface: Option<Interface>,
+    /// The type in the catalog; `object-store` where nothing else says which.
+    #[serde(default)]
+    pub service_type: Option<String>,
     /// In place of the catalog's address: scheme, host and port, or all with the account, where
     /// `%(project_id)s` stands for the project.
     #[serde(default)]
@@ -148,7 +151,7 @@ pub struct SwiftConfig {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AuthVersion {
-    /// Version 1 if `/v1` is in `auth_url`, else Keystone.
+    /// Version 1 if `/v1` is in `auth_url`, or `/auth/1.0` at its end, else Keystone.
     #[default]
     Auto,
     /// Swift's own, which Ceph has too.
@@ -207,10 +210,6 @@ pub enum LargeObjects {
     Dynamic,
 }
 
-fn service_type() -> String {
-    "object-store".to_owned()
-}
-
 fn segment_size() -> Size {
     Size(12 << 20)
 }
@@ -267,9 +266,10 @@ impl SwiftConfig {
             service_user: None,
             service_password: None,
             service_project: None,
+            service_domain: None,
             region: None,
-            interface: Interface::default(),
-            service_type: service_type(),
+            interface: None,
+            service_type: None,
             endpoint: None,
             ca_file: None,
             segment_size: segment_size(),

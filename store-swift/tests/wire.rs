@@ -1592,7 +1592,7 @@ fn clouds(server: &Server) -> Outcome {
         let at = text(put(&store, "cloud", &content(1000)).await)?;
         reads(&store, &at, &content(1000)).await?;
         // The address of an administrator ends before the account.
-        config.interface = store_swift::Interface::Admin;
+        config.interface = Some(store_swift::Interface::Admin);
         reads(&open(&config).await?, &at, &content(1000)).await?;
         // Domains by name in the settings themselves.
         let mut config = server.keystone(&name);
@@ -1820,7 +1820,7 @@ fn credentials(server: &Server) -> Outcome {
         reads(&by_app, &at, &content(1000)).await?;
         (config.application_credential_id, config.user) = (None, Some("glance".to_owned()));
         config.application_credential_name = Some("imagestore".to_owned());
-        config.interface = store_swift::Interface::Internal;
+        config.interface = Some(store_swift::Interface::Internal);
         reads(&open(&config).await?, &at, &content(1000)).await?;
         // Without the version, and by ids.
         let mut config = server.keystone(&name);
@@ -1842,7 +1842,7 @@ fn wrong_keystone(server: &Server) -> Outcome {
         wrong.region = Some("RegionNine".to_owned());
         refused(SwiftBackend::connect(&wrong).await, ErrorKind::Invalid, "public in RegionOne")?;
         let mut wrong = config();
-        wrong.service_type = "object".to_owned();
+        wrong.service_type = Some("object".to_owned());
         refused(SwiftBackend::connect(&wrong).await, ErrorKind::Invalid, "no service of the type")?;
         let mut wrong = config();
         (wrong.user, wrong.password) = (Some("norole".to_owned()), Some(Secret::new("norolepass")));
@@ -1870,6 +1870,9 @@ fn service_token(server: &Server) -> Outcome {
         config.auth_url = Some(server.get("KEYSTONE_URL").to_owned());
         config.service_user = Some("swift".to_owned());
         config.service_password = Some(Secret::new("swiftpass"));
+        config.service_domain = Some("elsewhere".to_owned());
+        refused(SwiftBackend::connect(&config).await, ErrorKind::Denied, "domain")?;
+        config.service_domain = Some("Default".to_owned());
         let helped = open(&config).await?;
         tokio::time::sleep(Duration::from_secs(14)).await;
         refused(put(&alone, "image", &content(10)).await, ErrorKind::Denied, "token")?;
