@@ -74,8 +74,7 @@ impl SwiftUpload {
         let limits = &store.client.limits;
         let most = largest(&store);
         let size = store.config.segment_size.0.min(limits.max_file_size);
-        let wanted = hint.total.unwrap_or_default().div_ceil(limits.max_segments as u64);
-        let size = wanted.checked_next_multiple_of(1 << 20).unwrap_or(most).clamp(size, most.max(size));
+        let size = fitting(size, most, hint.total.unwrap_or_default(), limits.max_segments as u64);
         if hint.total.is_some_and(|total| total > longest(&store, size)) {
             return Err(too_long(&store));
         }
@@ -191,12 +190,11 @@ impl SwiftUpload {
         self.started += 1;
         let target = Arc::clone(&self.target);
         self.flying.push(Request::spawn(async move { target.segment(number, payload).await }), len);
-        let grows = self.total.is_none();
-        if grows && number == 0 {
-            self.land().await?;
-            self.next = self.size;
-        } else if grows && self.started.is_multiple_of(GROW_AFTER) && self.size * 2 <= self.most {
-            self.size *= 2;
+        if self.total.is_none() {
+            if number == 0 {
+                self.land().await?;
+            }
+            self.size = grown(self.size, self.most, self.started);
             self.next = self.size;
         }
         Ok(())
@@ -503,7 +501,12 @@ impl Target {
             }
             failed += 1;
             if failed == ATTEMPTS {
-                return Err(Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error));
+                return Err(match error.is_retryable() {
+                    true => error,
+                    false => {
+                        Error::new(ErrorKind::Unavailable, error.message().to_owned()).with_source(error)
+                    }
+                });
             }
             pause(failed, Some(&error)).await;
         }
@@ -590,6 +593,17 @@ fn no_container(error: Error, container: &str) -> Error {
     }
 }
 
+/// The size of segments, from `least` on, of which no more than `count` make `total` bytes, if that may be.
+fn fitting(least: u64, most: u64, total: u64, count: u64) -> u64 {
+    let wanted = total.div_ceil(count).checked_next_multiple_of(1 << 20);
+    wanted.unwrap_or(most).clamp(least, most.max(least))
+}
+
+/// The size of the next segments, after so many of a blob whose length is not known.
+fn grown(size: u64, most: u64, started: usize) -> u64 {
+    if started.is_multiple_of(GROW_AFTER) && size * 2 <= most { size * 2 } else { size }
+}
+
 /// The longest blob with segments of `size`.
 fn longest(store: &Shared, size: u64) -> u64 {
     let most = store.client.limits.max_segments as u64;
@@ -612,4 +626,36 @@ fn too_long(store: &Shared) -> Error {
         .with_hint(format!(
             "segments are held in memory: with these settings, at most {most}; raise `window`"
         ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn segments_are_as_large_as_a_length_needs() {
+        for (total, size) in
+            [(0, 12), (12_000 * MIB, 12), (12_000 * MIB + 1, 13), (47_999 * MIB, 48), (u64::MAX, 48)]
+        {
+            assert_eq!(fitting(12 * MIB, 48 * MIB, total, 1000), size * MIB, "{total}");
+        }
+        assert_eq!(fitting(12 * MIB, 3 * MIB, 1 << 40, 1000), 12 * MIB);
+    }
+
+    #[test]
+    fn segments_grow_while_the_length_is_not_known() {
+        let all = |most: u64| {
+            let (mut size, mut all) = (12 * MIB, CHUNK as u64);
+            for started in 1..1000 {
+                size = grown(size, most, started);
+                all += size;
+            }
+            (size / MIB, all >> 30)
+        };
+        // What the README says of one list of segments; where there may be lists of lists, they stay as they are.
+        assert_eq!(all(48 * MIB), (48, 35));
+        assert_eq!(all(12 * MIB), (12, 11));
+    }
 }
