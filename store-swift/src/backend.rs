@@ -405,7 +405,9 @@ impl Shared {
                         Err(error) if segments == swept => {
                             tracing::warn!(%error, "segments of a deleted blob are still there; sweep will remove them");
                         }
-                        outcome => drop(outcome.map_err(|error| left_behind(error, &segments, &staged))?),
+                        outcome => drop(
+                            outcome.map_err(|error| left_behind(error, &format!("{segments}/{staged}")))?,
+                        ),
                     }
                 }
             }
@@ -418,7 +420,15 @@ impl Shared {
                         client.delete_seen(container, &object, &head, delete).await?;
                     }
                     None => {
-                        let delete = || client.delete_static(container, &object);
+                        let delete = || async {
+                            let Err(error) = client.delete_static(container, &object).await? else {
+                                return Ok(());
+                            };
+                            match again(|| client.head(container, &object)).await? {
+                                Some(_) => Err(error),
+                                None => Err(left_behind(error, "where it had its segments")),
+                            }
+                        };
                         client.delete_seen(container, &object, &head, delete).await?;
                     }
                 }
@@ -445,7 +455,7 @@ impl Shared {
                 if let (true, Some((of, prefix))) = (gone, &head.dynamic) {
                     let names: Vec<String> = segments.into_iter().map(|listed| listed.name).collect();
                     let deleted = client.delete_all(of, &names).await;
-                    deleted.map_err(|error| left_behind(error, of, prefix))?;
+                    deleted.map_err(|error| left_behind(error, &format!("{of}/{prefix}")))?;
                 }
             }
         }
@@ -796,13 +806,13 @@ fn check_numbers(listed: &[Listed], prefix: &str) -> Result<()> {
 }
 
 /// The name is gone, and a call that is repeated would find nothing: what is left has to be said now.
-fn left_behind(error: Error, container: &str, prefix: &str) -> Error {
+fn left_behind(error: Error, at: &str) -> Error {
     let kind = match error.kind() {
         ErrorKind::Unavailable => ErrorKind::Internal,
         kind => kind,
     };
     Error::new(kind, format!("the blob is gone, but not all of its segments: {}", error.message()))
-        .with_hint(format!("delete what is left at {container}/{prefix}"))
+        .with_hint(format!("delete what is left: {at}"))
         .with_source(error)
 }
 

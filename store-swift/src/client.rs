@@ -800,8 +800,9 @@ impl Client {
         }
     }
 
-    /// Removes a static large object with its segments, which may be anywhere in the account.
-    pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<()> {
+    /// Has the server remove a static large object with its segments, which may be anywhere in the account, and gives what
+    /// it says of that: the name may be gone even if segments are not.
+    pub(crate) async fn delete_static(&self, container: &str, object: &str) -> Result<Result<()>> {
         const WHAT: &str = "delete a blob with its segments";
         let path = format!("{}?multipart-manifest=delete", path(container, object));
         let send = || {
@@ -809,7 +810,7 @@ impl Client {
         };
         let reply = self.with_good_token(WHAT, send).await?;
         reply.done(WHAT)?;
-        outcome(WHAT, 200, reply.transaction.as_deref(), &reply.text).map(drop)
+        Ok(outcome(WHAT, 200, reply.transaction.as_deref(), &reply.text).map(drop))
     }
 
     /// Removes objects, whether they are there or not: many at once where the server can.

@@ -7,7 +7,7 @@ use std::{
     process::Command,
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -332,6 +332,21 @@ fn keeps_segments(line: &str) -> Answer {
     }
 }
 
+/// The same, and shows no manifest: it is asked to delete all, and drops the name.
+fn keeps_segments_silently(line: &str) -> Answer {
+    static GONE: AtomicBool = AtomicBool::new(false);
+    match line {
+        "GET /info" => answer(404, "", ""),
+        "DELETE /v1/AUTH_a/c/static?multipart-manifest=delete" => {
+            GONE.store(true, Ordering::SeqCst);
+            let errors = r#""Errors": [["/s/static/0", "503 Service Unavailable"]]"#;
+            answer(200, "", format!(r#"{{"Response Status": "502 Bad Gateway", {errors}}}"#))
+        }
+        "HEAD /v1/AUTH_a/c/static" if GONE.load(Ordering::SeqCst) => answer(404, "", ""),
+        line => keeps_segments(line),
+    }
+}
+
 fn staying() -> Outcome {
     run(async {
         let server = Scripted::start(keeps_segments).await?;
@@ -342,7 +357,11 @@ fn staying() -> Outcome {
         let deleted = server.requests("DELETE /v1/AUTH_a/c/static");
         check(deleted.is_empty(), format!("{deleted:?} leaves nothing that names the segments"))?;
         let at = text(store.locate(&"dynamic".parse().unwrap()).await)?;
-        refused(store.delete(&at).await, ErrorKind::Internal, "s/dynamic/").map(drop)
+        refused(store.delete(&at).await, ErrorKind::Internal, "s/dynamic/")?;
+        let server = Scripted::start(keeps_segments_silently).await?;
+        let store = open(&scripted(&server)).await?;
+        let at = text(store.locate(&"static".parse().unwrap()).await)?;
+        refused(store.delete(&at).await, ErrorKind::Internal, "what is left").map(drop)
     })
 }
 
