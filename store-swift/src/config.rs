@@ -378,6 +378,10 @@ impl Config for SwiftConfig {
         Self::check(self)
     }
 
+    fn read_only(&mut self) {
+        self.create_container = false;
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(SwiftBackend::connect(&self).await?))
     }
