@@ -283,6 +283,17 @@ fn each_kind_of_error_has_its_exit_code() {
 }
 
 #[test]
+fn a_log_that_nobody_can_read_the_wish_for_is_an_error() {
+    let user = User::new();
+    for (wanted, code) in [("store_core=loud", 6), ("store_core=trace", 0), ("", 0)] {
+        let output = user.command(&["ls"]).env("IMAGESTORE_LOG", wanted).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{wanted}: {said}");
+        assert_eq!(said.contains("IMAGESTORE_LOG"), code != 0, "{said}");
+    }
+}
+
+#[test]
 fn errors_say_what_to_do_next() {
     let user = User::new();
     user.write("a", b"an image");

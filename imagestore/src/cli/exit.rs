@@ -124,7 +124,8 @@ Environment:
   IMAGESTORE_CONFIG          the configuration file
   IMAGESTORE_DEFAULT         the default store's name
   IMAGESTORE_STORES__X__KEY  sets KEY of store X, over the file
-  IMAGESTORE_LOG             what to log, such as store_core=trace
+  IMAGESTORE_LOG             what to log, such as store_core=trace; other programmers'
+                             crates no further than debug: they trace secrets
   NO_COLOR                   no colours
 
 Files:

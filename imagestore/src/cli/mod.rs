@@ -34,7 +34,14 @@ use std::{
 use clap::Parser;
 use imagestore::{Error, ErrorKind, Origin, Result, Store, Stores};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{FilterExt, filter_fn},
+    fmt::{self, MakeWriter},
+    layer::{Layer, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 use self::{
     args::{Cli, Globals, Verb},
@@ -61,8 +68,10 @@ pub(crate) fn main() -> i32 {
             return error.exit_code();
         }
     };
-    start_log(&cli.globals);
     let json = cli.globals.json;
+    if let Err(error) = start_log(&cli.globals) {
+        return Stop::from(error).report(json);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Stop::from(Error::from_io("cannot start", error)).report(json),
@@ -157,7 +166,7 @@ async fn dispatch(app: Arc<App>, verb: Verb) -> Outcome {
     }
 }
 
-fn start_log(globals: &Globals) {
+fn start_log(globals: &Globals) -> Result<()> {
     let level = match globals.verbose {
         // Nothing but JSON may be there then.
         0 if globals.json => "off",
@@ -168,12 +177,32 @@ fn start_log(globals: &Globals) {
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_env("IMAGESTORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let filter = match std::env::var_os("IMAGESTORE_LOG").filter(|wanted| !wanted.is_empty()) {
+        None => EnvFilter::new(level),
+        Some(wanted) => EnvFilter::try_new(wanted.to_string_lossy()).map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("IMAGESTORE_LOG {wanted:?} cannot be read: {error}"))
+                .with_hint("it is a level, or levels of crates, such as info,store_core=trace")
+        })?,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    log(filter, std::io::stderr, terminal).init();
+    Ok(())
+}
+
+fn log(
+    filter: EnvFilter,
+    to: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    ansi: bool,
+) -> impl Subscriber + Send + Sync {
+    let lines = fmt::layer().with_writer(to).with_ansi(ansi);
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(filter_fn(is_fit_to_show))))
+}
+
+/// What the crates of others trace has whole requests in it, with all that keeps them secret: the SDK of S3 shows the key
+/// of SSE-C so.
+fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
+    let ours = ["imagestore", "store_", "conformance_tests"];
+    *metadata.level() < Level::TRACE || ours.iter().any(|name| metadata.target().starts_with(name))
 }
 
 /// What every verb has at hand.
@@ -253,5 +282,36 @@ fn shown(path: &Path) -> String {
     match path == Path::new("-") {
         true => "standard input".to_owned(),
         false => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+
+    /// What a log has after `events`.
+    fn logged(filter: &str, events: impl FnOnce()) -> String {
+        let to = Arc::new(tempfile::tempfile().unwrap());
+        tracing::subscriber::with_default(log(EnvFilter::new(filter), Arc::clone(&to), false), events);
+        let (mut to, mut said) = (&*to, String::new());
+        to.rewind().unwrap();
+        to.read_to_string(&mut said).unwrap();
+        said
+    }
+
+    #[test]
+    fn requests_with_their_secrets_are_never_logged() {
+        for filter in ["trace", "aws_sigv4=trace,aws_smithy_runtime=trace,store_s3=trace"] {
+            let said = logged(filter, || {
+                tracing::trace!(target: "aws_sigv4::http_request::sign", request = "key: hunter2");
+                tracing::trace!(target: "aws_smithy_runtime::client::orchestrator", request = "key: hunter2");
+                tracing::debug!(target: "aws_smithy_runtime::client::orchestrator", "an attempt begins");
+                tracing::trace!(target: "store_s3::client", "a part");
+            });
+            assert!(!said.contains("hunter2"), "{said}");
+            assert!(said.contains("an attempt begins") && said.contains("a part"), "{said}");
+        }
     }
 }
