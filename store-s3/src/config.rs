@@ -119,7 +119,7 @@ pub enum Checksum {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Conditional {
-    /// Tried out when the store is opened.
+    /// Tried out with the first upload; Amazon's server is known to.
     #[default]
     Auto,
     /// It does.
@@ -211,6 +211,10 @@ impl S3Config {
         if let Some(endpoint) = &self.endpoint {
             host_of(endpoint)?;
         }
+        if let Some(host) = self.location_host.as_ref().filter(|host| !is_host(host)) {
+            return invalid(format!("`location_host` {host:?} is not a host, or a host and a port"))
+                .map_err(|error: Error| error.with_hint("one looks like s3.example.org:9000"));
+        }
         let segments_fit = self.prefix.split('/').rev().skip(1).all(|part| !["", ".", ".."].contains(&part));
         if !segments_fit || self.prefix.len() > 512 || self.prefix.chars().any(char::is_control) {
             return invalid(format!("`prefix` {:?} must be parts with single slashes between", self.prefix))
@@ -234,6 +238,13 @@ impl S3Config {
         if self.sse_customer_key.is_some() != (self.sse == Some(Sse::Customer)) {
             return invalid("`sse` = \"customer\" and `sse_customer_key` go together".to_owned());
         }
+        if self.sse == Some(Sse::Customer)
+            && self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"))
+        {
+            return invalid(
+                "`sse` = \"customer\" sends its key along: it needs an `endpoint` of https://".to_owned(),
+            );
+        }
         if self.profile.is_some() && self.access_key.is_some() {
             return invalid("of `profile` and `access_key`, only one can be used".to_owned());
         }
@@ -249,10 +260,24 @@ pub(crate) fn host_of(endpoint: &str) -> Result<&str> {
     let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
     let host = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     // Not quoted: it may hold credentials.
-    host.filter(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])).ok_or_else(|| {
+    host.filter(|host| is_host(host)).ok_or_else(|| {
         Error::new(ErrorKind::Invalid, "`endpoint` is not http:// or https:// with a host and a port")
             .with_hint("an endpoint looks like https://s3.example.org:9000; credentials have their own keys")
     })
+}
+
+/// Whether it is a host, with a port or without: what a location can be read back with.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let fits = match inner {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    fits && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 impl Config for S3Config {
@@ -284,6 +309,9 @@ mod tests {
     fn what_cannot_work_is_named() {
         assert_eq!(check("bucket = 'b'").unwrap().window.0, 64 << 20);
         assert!(check("bucket = 'b'\nendpoint = 'http://127.0.0.1:9000/'\nprefix = 'a/b/'").is_ok());
+        for host in ["s3.example.org", "s3_a:9000", "127.0.0.1:9000", "[::1]", "[::1]:9000"] {
+            assert!(check(&format!("bucket = 'b'\nlocation_host = '{host}'")).is_ok(), "{host}");
+        }
         for (text, named) in [
             ("", "`bucket`"),
             ("bucket = 'a/b'", "`bucket`"),
@@ -292,6 +320,12 @@ mod tests {
             ("bucket = 'b'\nendpoint = 's3.example.org'", "`endpoint`"),
             ("bucket = 'b'\nendpoint = 'http://key:hunter2@host'", "`endpoint`"),
             ("bucket = 'b'\nendpoint = 'http://host/path'", "`endpoint`"),
+            ("bucket = 'b'\nendpoint = 'http://host:port'", "`endpoint`"),
+            ("bucket = 'b'\nlocation_host = 'https://s3.example.org'", "`location_host`"),
+            ("bucket = 'b'\nlocation_host = 's3.example.org/'", "`location_host`"),
+            ("bucket = 'b'\nlocation_host = 's3.example.org:'", "`location_host`"),
+            ("bucket = 'b'\nlocation_host = '::1'", "`location_host`"),
+            ("bucket = 'b'\nlocation_host = ''", "`location_host`"),
             ("bucket = 'b'\nprefix = '/a/'", "`prefix`"),
             ("bucket = 'b'\nprefix = 'a//b/'", "`prefix`"),
             ("bucket = 'b'\nprefix = 'a/../b'", "`prefix`"),
@@ -302,6 +336,10 @@ mod tests {
             ("bucket = 'b'\nsse_kms_key = 'x'", "`sse_kms_key`"),
             ("bucket = 'b'\nsse = 'customer'", "`sse_customer_key`"),
             ("bucket = 'b'\nsse_customer_key = 'hunter2'", "`sse_customer_key`"),
+            (
+                "bucket = 'b'\nsse = 'customer'\nsse_customer_key = 'hunter2'\nendpoint = 'http://host'",
+                "`endpoint` of https://",
+            ),
             ("bucket = 'b'\nprofile = 'x'\naccess_key = 'y'\nsecret_key = 'z'", "`profile`"),
             ("bucket = 'b'\nchecksum = 'crc33'", "`checksum`"),
             ("bucket = 'b'\nacces_key = 'hunter2'", "`acces_key`"),
