@@ -110,8 +110,12 @@ impl Place {
             None => (None, rest),
         };
         let (host, path) = rest.split_once('/').ok_or_else(outside)?;
-        let (bucket, key) = path.split_once('/').ok_or_else(outside)?;
         let known = std::iter::once(&self.host).chain(&self.also).any(|known| known == host);
+        // Without a server, as other tools write locations, only this bucket of this server can be meant.
+        let (known, (bucket, key)) = match !known && host == self.bucket {
+            true => (true, (host, path)),
+            false => (known, path.split_once('/').ok_or_else(outside)?),
+        };
         let key = percent_decode_str(key).decode_utf8().map_err(|_| outside())?;
         match known && !key.is_empty() && key.len() <= 1024 && !key.chars().any(char::is_control) {
             true => Ok(Parts { userinfo, bucket, key: key.into_owned() }),
@@ -193,6 +197,8 @@ mod tests {
             "s3://KEY:se/cr@et@s3.example.org:9000/bucket/cloud%20images/71c675ab",
             "s3+https://KEY:secret@old.example.org/bucket/cloud%20images/71c675ab",
             "s3+http://old.example.org/bucket/cloud%20images/71c675ab",
+            "s3://bucket/cloud%20images/71c675ab",
+            "s3://KEY:se/cr@et@bucket/cloud%20images/71c675ab",
         ] {
             let at: Location = historic.parse().unwrap();
             assert_eq!(place.find(&at).unwrap(), "71c675ab", "{historic}");
@@ -213,6 +219,9 @@ mod tests {
             "s3://s3.example.org:9000/bucket/cloud%20images/a%2Fb",
             "s3://s3.example.org:9000/bucket/cloud%20images/a%00",
             "s3://s3.example.org:9000/bucket",
+            "s3://bucket/a",
+            "s3://bucket/bucket/cloud%20images/a",
+            "s3://other/cloud%20images/a",
             "s3://KEY:hunter2@evil.example.org/bucket/cloud%20images/a",
             "s3:bucket/cloud%20images/a",
         ] {
@@ -236,6 +245,8 @@ mod tests {
             "s3://KEY@s3.example.org:9000/glance/a",
             "s3://:hunter2@s3.example.org:9000/glance/a",
             "s3://KEY:hunter2@s3.example.org:9000/bucket/cloud%20images/a",
+            "s3://KEY:hunter2@bucket/cloud%20images/a",
+            "s3://KEY:hunter2@glance/a",
         ] {
             assert!(theirs(bad).is_none(), "{bad}");
         }
