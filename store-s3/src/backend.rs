@@ -384,7 +384,11 @@ impl Backend for S3Backend {
         let shared = &*self.shared;
         stream::try_unfold(Some(None), move |from: Option<Option<String>>| async move {
             let Some(from) = from else { return Ok(None) };
-            let (page, next) = shared.client.list(&shared.place.prefix, from).await?;
+            // Whoever lists can begin anew, but not go on in the middle.
+            let (page, next) = match &from {
+                None => shared.client.list(&shared.place.prefix, None).await?,
+                Some(_) => again(|| shared.client.list(&shared.place.prefix, from.clone())).await?,
+            };
             // What has no id for a name was not written by a store.
             let entries = page.into_iter().filter_map(|object| {
                 let id = shared.place.id(&object.key)?;

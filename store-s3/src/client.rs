@@ -49,7 +49,7 @@ use store_core::{
 use crate::{
     S3Config,
     config::{Checksum, Conditional, PathStyle, Sse},
-    error::{from_sdk, late},
+    error::{NO_S3, from_sdk, late},
     location::Theirs,
 };
 
@@ -336,7 +336,13 @@ impl Client {
             Err(error) => error,
         };
         if !create || error.code() != Some("NoSuchBucket") {
-            return Err(from_sdk("look into the bucket", &error));
+            return Err(match from_sdk("look into the bucket", &error) {
+                // An S3 server says that it is the bucket which is missing.
+                error if error.kind() == ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Invalid, error.message().to_owned()).with_hint(NO_S3)
+                }
+                error => error,
+            });
         }
         let mut call = self.s3.create_bucket().bucket(&self.bucket);
         // Amazon takes no constraint for its first region.
@@ -457,9 +463,9 @@ impl Client {
         // is wrong with the credentials, only a GET tells.
         let call = keyed!(self, self.s3.get_object().bucket(&self.bucket).key(key)).range("bytes=0-0").send();
         match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
-            Ok(_) => {
-                Err(Error::new(ErrorKind::Unavailable, format!("cannot {WHAT}: it is just being written")))
-            }
+            // An empty one has no first byte.
+            Err(why) if why.raw_response().is_some_and(|raw| raw.status().as_u16() == 416) => written(WHAT),
+            Ok(_) => written(WHAT),
             Err(why) => match from_sdk(WHAT, &why) {
                 why if why.kind() == ErrorKind::NotFound => Ok(None),
                 why => Err(why),
@@ -524,6 +530,9 @@ impl Client {
             let before = range.start;
             let outcome = self.get_some(key, etag, &mut range, size, &mut gathered).await;
             if !reading.after(outcome, range.start > before).await? {
+        let written = |what| {
+            Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: it is just being written")))
+        };
                 break;
             }
         }

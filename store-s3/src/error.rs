@@ -27,7 +27,11 @@ where
             }
         }
         SdkError::ResponseError(response) => {
-            let status = response.raw().status().as_u16();
+            let (status, headers) = (response.raw().status().as_u16(), response.raw().headers());
+            // All that speak S3 number their refusals; what expects TLS breaks off after one of its own.
+            if status == 400 && !headers.contains_key("x-amz-request-id") {
+                return answer(what, status, "", "", None);
+            }
             let text =
                 format!("cannot {what}: the reply (status {status}) is cut off or not of S3's protocol");
             Error::new(ErrorKind::Unavailable, text)
@@ -42,6 +46,9 @@ where
         _ => unreachable(what, &DisplayErrorContext(error).to_string(), false),
     }
 }
+
+pub(crate) const NO_S3: &str = "check http:// or https://, host and port of `endpoint`: something else than an S3 server \
+     answers, or one that expects TLS";
 
 /// The region of the bucket, as a refusal names it.
 #[derive(Debug)]
@@ -106,9 +113,8 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<Str
         | "IllegalLocationConstraintException"
         | "InvalidRegion"
         | "InvalidLocationConstraint" => (Kind::Invalid, Some("`region` is not the one of the bucket")),
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidObjectState" => {
-            (Kind::Denied, Some(PERMISSIONS))
-        }
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => (Kind::Denied, Some(PERMISSIONS)),
+        "InvalidObjectState" => (Kind::Denied, Some("the object is archived; restore it first")),
         "InvalidBucketName" | "KeyTooLongError" | "XMinioInvalidObjectName" | "XMinioInvalidResourceName" => {
             (Kind::Invalid, Some("the server does not take this `bucket` or `prefix`"))
         }
@@ -124,15 +130,32 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<Str
         | "XAmzContentChecksumMismatch"
         | "XAmzContentSHA256Mismatch"
         | "IncompleteBody" => (Kind::Unavailable, Some("the bytes were damaged on their way")),
-        "RequestTimeout" | "SlowDown" | "TooManyRequests" | "InternalError" => (Kind::Unavailable, None),
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "TooManyRequests"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded" => (Kind::Unavailable, Some(THROTTLED)),
+        // Also within a reply of status 200, where no status tells.
+        "RequestTimeout"
+        | "OperationTimedOut"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "XMinioServerNotInitialized"
+        | "XMinioBackendDown"
+        | "Busy" => (Kind::Unavailable, None),
         _ => match status {
             301 | 307 => (Kind::Invalid, Some("`region` or `endpoint` is not the one of the bucket")),
             401 | 403 => (Kind::Denied, Some(PERMISSIONS)),
             404 => (Kind::NotFound, None),
-            408 | 425 | 429 => (Kind::Unavailable, None),
+            429 => (Kind::Unavailable, Some(THROTTLED)),
+            408 | 425 => (Kind::Unavailable, None),
             412 => (Kind::AlreadyExists, None),
             501 | 405 => (Kind::Unsupported, None),
             500.. => (Kind::Unavailable, None),
+            // An S3 server says what is wrong. One that expects TLS does not, and others show a page.
+            200 | 400 if code.is_empty() => (Kind::Invalid, Some(NO_S3)),
             _ => (Kind::Internal, None),
         },
     };
@@ -151,6 +174,9 @@ fn answer(what: &str, status: u16, code: &str, message: &str, region: Option<Str
         None => error,
     }
 }
+
+const THROTTLED: &str =
+    "the server has too much to do; if it lasts, lower `concurrency`, or set `max_transfers`";
 
 const PERMISSIONS: &str = "the credentials lack a permission: the store reads, writes, deletes and lists objects and \
      multipart uploads; without the one to list, a missing blob looks like a forbidden one";
@@ -255,6 +281,9 @@ mod tests {
             (400, "XAmzContentSHA256Mismatch", ErrorKind::Unavailable),
             (501, "NotImplemented", ErrorKind::Unsupported),
             (400, "Unheard", ErrorKind::Internal),
+            (400, "", ErrorKind::Invalid),
+            (200, "", ErrorKind::Invalid),
+            (200, "SlowDownWrite", ErrorKind::Unavailable),
         ] {
             let error = answer("x", status, code, "", None);
             assert_eq!(error.kind(), kind, "{status} {code}");

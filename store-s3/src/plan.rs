@@ -108,4 +108,20 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
         }
     }
+
+    /// Some servers take no others.
+    #[test]
+    fn parts_of_a_known_length_are_equal() {
+        for total in [1, 9 << 20, 80 << 30, 200 << 30, 5 << 40] {
+            let plan = Plan::new(&config(8 << 20, 64 << 20), Some(total)).unwrap();
+            assert!((1..=MAX_PARTS as i32).all(|number| plan.part(number) == plan.part(1)), "{total}");
+        }
+    }
+
+    #[test]
+    fn what_the_window_holds_is_not_gathered() {
+        let plan = |total| Plan::new(&config(8 << 20, 64 << 20), Some(total)).unwrap();
+        assert!(!plan(205 << 30).may_gather());
+        assert!(plan(206 << 30).may_gather());
+    }
 }

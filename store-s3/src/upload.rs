@@ -556,8 +556,9 @@ impl Target {
                 None if error.kind() == ErrorKind::AlreadyExists => {}
                 None if error.is_retryable() => {}
                 // The request before, whose reply was lost, may be at work still: MinIO then misses the parts that it has
-                // moved already. Where it gave up in the middle, since nobody waited, it misses them for ever.
-                None if before.is_some() => {}
+                // moved already. Where it gave up in the middle, since nobody waited, it misses them for ever. Any other
+                // reason is one for itself.
+                None if before.is_some() && error.kind() == ErrorKind::Internal => {}
                 None => return Err(error),
             }
             failed += 1;
@@ -622,4 +623,24 @@ fn copied_parts(size: u64) -> impl Iterator<Item = Range<u64>> + Send {
         let start = part_index * part;
         start..size.min(start + part)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copied_parts_make_the_blob() {
+        for size in [1, COPIED_PART - 1, COPIED_PART, COPIED_PART + 1, 5 << 40] {
+            let parts: Vec<_> = copied_parts(size).collect();
+            assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, size));
+            assert!(parts.windows(2).all(|two| two[0].end == two[1].start), "{size}");
+            assert!(parts.len() as u64 <= MAX_PARTS && parts.iter().all(|part| !part.is_empty()), "{size}");
+        }
+        assert_eq!(
+            copied_parts(COPIED_PART + 7).collect::<Vec<_>>(),
+            [0..COPIED_PART, COPIED_PART..COPIED_PART + 7]
+        );
+        assert_eq!(copied_parts(0).count(), 0);
+    }
 }
