@@ -1047,7 +1047,7 @@ fn proxy_of(config: &S3Config) -> Result<ProxyConfig> {
         None => Ok(ProxyConfig::disabled()),
         Some("environment") => Ok(ProxyConfig::from_env()),
         // Not quoted: it may hold credentials.
-        Some(proxy) => ProxyConfig::all(proxy).map_err(|_| {
+        Some(proxy) => ProxyConfig::all(proxy).map(|proxy| proxy.no_proxy(NEARBY)).map_err(|_| {
             Error::new(ErrorKind::Invalid, "`proxy` is not http:// with a host and a port")
                 .with_hint("a proxy looks like http://proxy.example.org:3128")
         }),
@@ -1142,6 +1142,9 @@ mod tests {
             (Some("bytes 10-18/100"), Some(9)),
             (Some("nonsense"), Some(10)),
             (None, Some(50)),
+/// What no proxy reaches: this host, and what hands credentials out to instances, containers and pods.
+const NEARBY: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,fe80::/10,fd00:ec2::/32";
+
             (None, None),
         ] {
             assert_eq!(first(content_range, length).unwrap_err().kind(), ErrorKind::Corrupt);
