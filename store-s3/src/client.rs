@@ -765,6 +765,8 @@ impl Client {
             }
             match self.parts(key, upload).await? {
                 None => return Ok(()),
+        let headway = Headway::new(payload.len());
+        let sent_sums = (sums.crc32c.clone(), sums.crc64nvme.clone());
                 Some(left) if left.count == 0 => return Ok(()),
                 // Swift lists what an object was made of as the parts of an upload that there is no more.
                 Some(_) if unknown > 1 => return Ok(()),
@@ -782,6 +784,15 @@ impl Client {
         }
         self.delete(key).await
     }
+        let other = |theirs: &Option<String>, ours: &Option<String>| {
+            theirs.as_ref().zip(ours.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)
+        };
+        if other(&part.checksum_crc32_c, &sent_sums.0) || other(&part.checksum_crc64_nvme, &sent_sums.1) {
+            let text = format!("cannot {WHAT}: the server has computed another checksum of it");
+            return Err(
+                Error::new(ErrorKind::Unavailable, text).with_hint("the bytes were damaged on their way")
+            );
+        }
 
     /// A URL under which an object can be read for `lifetime`.
     pub(crate) async fn presign(&self, key: &str, lifetime: Duration) -> Result<Secret> {
