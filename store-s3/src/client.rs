@@ -1,7 +1,11 @@
 //! The requests, one function each; what a server may answer against the rules is dealt with here.
 
 use std::{
+    convert::Infallible,
     ops::Range,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -35,6 +39,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::{base64, config_bag::ConfigBag};
 use bytes::{Buf, Bytes};
 use crc_fast::CrcAlgorithm;
+use http_body::{Body, Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{
     RootCertStore,
@@ -63,6 +68,10 @@ const CALL: Duration = Duration::from_secs(60);
 fn transfer(len: u64) -> Duration {
     CALL + Duration::from_secs(len / 100_000)
 }
+
+/// How long a server may take nothing of a body, or say nothing when it has all. Then the connection counts as dead, while
+/// there is time for another one before a store's deadline for a chunk: a minute, unless `timeout.chunk` is set.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Waits for the server no longer than is `left` of its time.
 async fn within<T>(what: &str, left: &mut Duration, call: impl Future<Output = T>) -> Result<T> {
@@ -202,6 +211,83 @@ where
 {
     let answer = tokio::time::timeout(limit, call).await.map_err(|_| late(what))?;
     answer.map_err(|error| from_sdk(what, &error))
+}
+
+/// How far the sending of a body has come, and since when it has not moved.
+#[derive(Clone, Debug)]
+struct Headway(Arc<Mutex<(u64, Instant)>>);
+
+impl Headway {
+    fn new(len: u64) -> Self {
+        Self(Arc::new(Mutex::new((len, Instant::now()))))
+    }
+
+    /// What is left to send, and how long nothing of it has been taken.
+    fn now(&self) -> (u64, Duration) {
+        let (left, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (left, since.elapsed())
+    }
+
+    fn moved(&self, left: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (left, Instant::now());
+    }
+
+    /// As [`sent`], but gives up on a connection as soon as it is dead.
+    async fn sent<T, E>(
+        &self,
+        what: &str,
+        limit: Duration,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let begun = Instant::now();
+        let dead = async {
+            loop {
+                let (left, still) = self.now();
+                // The system still sends what it has taken: on a slow line, that is most of a part.
+                let sending = begun.elapsed().saturating_sub(still);
+                let patience = if left > 0 { STALLED } else { STALLED.max(sending * 4) };
+                match patience.checked_sub(still) {
+                    Some(rest) if !rest.is_zero() => tokio::time::sleep(rest).await,
+                    _ => return,
+                }
+            }
+        };
+        tokio::select! {
+            answer = sent(what, limit, call) => answer,
+            () = dead => Err(late(what)),
+        }
+    }
+}
+
+/// A body that tells its headway.
+struct Watched {
+    payload: Payload,
+    headway: Headway,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = Pin::new(&mut self.payload).poll_frame(context);
+        self.headway.moved(self.payload.len());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.payload.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        Body::size_hint(&self.payload)
+    }
 }
 
 impl Client {
@@ -444,6 +530,9 @@ impl Client {
     /// Describes an object, or says that there is none.
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Object>> {
         const WHAT: &str = "look at an object";
+        let written = |what| {
+            Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: it is just being written")))
+        };
         let call = keyed!(self, self.s3.head_object().bucket(&self.bucket).key(key)).send();
         let error = match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
             Ok(found) => {
@@ -530,9 +619,6 @@ impl Client {
             let before = range.start;
             let outcome = self.get_some(key, etag, &mut range, size, &mut gathered).await;
             if !reading.after(outcome, range.start > before).await? {
-        let written = |what| {
-            Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: it is just being written")))
-        };
                 break;
             }
         }
@@ -601,6 +687,7 @@ impl Client {
     pub(crate) async fn put_blob(&self, key: &str, payload: &Payload, token: &str) -> Result<()> {
         let limit = transfer(payload.len());
         let sums = self.sums(payload).await?;
+        let headway = Headway::new(payload.len());
         let mut call = self
             .s3
             .put_object()
@@ -613,12 +700,12 @@ impl Client {
             .set_checksum_crc32_c(sums.crc32c)
             .set_checksum_crc64_nvme(sums.crc64nvme)
             .set_content_md5(sums.md5)
-            .body(body(payload));
+            .body(body(payload, &headway));
         if self.creation != Creation::Looked {
             call = call.if_none_match("*");
         }
         let call = self.encrypted_put(call).customize().interceptor(Signed(sums.sha256));
-        sent("write a blob", limit, Box::pin(call.send())).await.map(drop)
+        headway.sent("write a blob", limit, Box::pin(call.send())).await.map(drop)
     }
 
     fn encrypted_put(
@@ -678,6 +765,8 @@ impl Client {
         const WHAT: &str = "send a part";
         let limit = transfer(payload.len());
         let sums = self.sums(payload).await?;
+        let headway = Headway::new(payload.len());
+        let sent_sums = (sums.crc32c.clone(), sums.crc64nvme.clone());
         let call = keyed!(self, self.s3.upload_part().bucket(&self.bucket).key(key))
             .upload_id(upload)
             .part_number(number)
@@ -685,15 +774,24 @@ impl Client {
             .set_checksum_crc32_c(sums.crc32c)
             .set_checksum_crc64_nvme(sums.crc64nvme)
             .set_content_md5(sums.md5)
-            .body(body(payload))
+            .body(body(payload, &headway))
             .customize()
             .interceptor(Signed(sums.sha256));
-        let part = sent(WHAT, limit, Box::pin(call.send())).await?;
+        let part = headway.sent(WHAT, limit, Box::pin(call.send())).await?;
         if part.e_tag.is_none() {
             return Err(Error::new(
                 ErrorKind::Internal,
                 format!("cannot {WHAT}: the answer has no entity tag"),
             ));
+        }
+        let other = |theirs: &Option<String>, ours: &Option<String>| {
+            theirs.as_ref().zip(ours.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)
+        };
+        if other(&part.checksum_crc32_c, &sent_sums.0) || other(&part.checksum_crc64_nvme, &sent_sums.1) {
+            let text = format!("cannot {WHAT}: the server has computed another checksum of it");
+            return Err(
+                Error::new(ErrorKind::Unavailable, text).with_hint("the bytes were damaged on their way")
+            );
         }
         let (crc32c, crc64nvme) =
             (kept && self.checksum == Checksum::Crc32c, kept && self.checksum == Checksum::Crc64nvme);
@@ -765,8 +863,6 @@ impl Client {
             }
             match self.parts(key, upload).await? {
                 None => return Ok(()),
-        let headway = Headway::new(payload.len());
-        let sent_sums = (sums.crc32c.clone(), sums.crc64nvme.clone());
                 Some(left) if left.count == 0 => return Ok(()),
                 // Swift lists what an object was made of as the parts of an upload that there is no more.
                 Some(_) if unknown > 1 => return Ok(()),
@@ -784,15 +880,6 @@ impl Client {
         }
         self.delete(key).await
     }
-        let other = |theirs: &Option<String>, ours: &Option<String>| {
-            theirs.as_ref().zip(ours.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)
-        };
-        if other(&part.checksum_crc32_c, &sent_sums.0) || other(&part.checksum_crc64_nvme, &sent_sums.1) {
-            let text = format!("cannot {WHAT}: the server has computed another checksum of it");
-            return Err(
-                Error::new(ErrorKind::Unavailable, text).with_hint("the bytes were damaged on their way")
-            );
-        }
 
     /// A URL under which an object can be read for `lifetime`.
     pub(crate) async fn presign(&self, key: &str, lifetime: Duration) -> Result<Secret> {
@@ -936,10 +1023,13 @@ impl Sums {
 }
 
 /// A body that is sent piece by piece. The SDK says no length of an empty one but if it knows all of it.
-fn body(payload: &Payload) -> ByteStream {
+fn body(payload: &Payload, headway: &Headway) -> ByteStream {
     match payload.is_empty() {
         true => ByteStream::from(Bytes::new()),
-        false => ByteStream::from_body_1_x(payload.clone()),
+        false => {
+            let (payload, headway) = (payload.clone(), headway.clone());
+            ByteStream::from_body_1_x(Watched { payload, headway })
+        }
     }
 }
 
@@ -1052,6 +1142,9 @@ fn customer_key(key: &Secret) -> Result<CustomerKey> {
     Ok(CustomerKey { key: key.to_owned(), md5: sums.md5.unwrap_or_default() })
 }
 
+/// What no proxy reaches: this host, and what hands credentials out to instances, containers and pods.
+const NEARBY: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,fe80::/10,fd00:ec2::/32";
+
 /// The way to the server.
 fn proxy_of(config: &S3Config) -> Result<ProxyConfig> {
     match config.proxy.as_ref().map(Secret::expose) {
@@ -1153,9 +1246,6 @@ mod tests {
             (Some("bytes 10-18/100"), Some(9)),
             (Some("nonsense"), Some(10)),
             (None, Some(50)),
-/// What no proxy reaches: this host, and what hands credentials out to instances, containers and pods.
-const NEARBY: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,fe80::/10,fd00:ec2::/32";
-
             (None, None),
         ] {
             assert_eq!(first(content_range, length).unwrap_err().kind(), ErrorKind::Corrupt);

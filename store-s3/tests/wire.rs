@@ -39,7 +39,7 @@ type Outcome = Result<(), String>;
 type Plain = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let broken: [Plain; 19] = [
+    let broken: [Plain; 27] = [
         ("a_server_that_ignores_ranges_is_read_exactly", ignored_range),
         ("a_range_that_is_served_as_all_is_read_exactly", unnamed_range),
         ("an_answer_that_ends_early_is_gone_on_with", early_end),
@@ -59,8 +59,16 @@ fn main() {
         ("a_missing_blob_that_may_not_be_listed_is_denied", hidden),
         ("a_coding_that_is_none_is_ignored", coded),
         ("no_more_is_asked_than_it_takes", requests),
+        ("what_is_no_s3_server_is_named", no_s3),
+        ("what_stays_wrong_at_a_commit_is_not_hidden_by_what_passed", lasting),
+        ("what_is_near_is_asked_without_the_proxy", nearby),
+        ("a_dead_connection_does_not_cost_the_upload", stalled),
+        ("long_lists_are_read_to_their_end", long_lists),
+        ("checksums_go_along_and_are_compared", kept_checksums),
+        ("an_object_without_a_first_byte_is_no_error", empty_object),
+        ("what_is_archived_says_so", archived),
     ];
-    let real: [Plain; 17] = [
+    let real: [Plain; 19] = [
         ("a_certificate_is_checked", certificates),
         ("the_server_encrypts", encrypted),
         ("hosts_name_buckets_and_a_proxy_finds_them", virtual_hosts),
@@ -78,11 +86,14 @@ fn main() {
         ("credentials_come_from_where_the_sdk_looks", chain),
         ("tags_and_classes_are_set", labelled),
         ("each_request_may_break_anywhere", breaks),
+        ("more_blobs_than_a_page_has_are_listed", many),
+        ("a_long_blob_is_copied_in_ranges", long_copy),
     ];
-    let minio: [Plain; 3] = [
+    let minio: [Plain; 4] = [
         ("a_wrong_region_is_named", wrong_region),
         ("a_full_disk_is_no_space_and_keeps_nothing", full_disk),
         ("a_throttled_upload_gets_through", throttled),
+        ("a_minio_that_is_killed_is_waited_for", minio_killed),
     ];
     let mut trials: Vec<Trial> = broken
         .into_iter()
@@ -451,7 +462,14 @@ fn error_in_200() -> Outcome {
         let wrong = Wrong { fails_in_200: Arc::new(Mutex::new(u32::MAX)), ..Wrong::default() };
         let store = open(&wrong.clone().start().await).await?;
         refused(put(&store, "a", &content(9 << 20)).await, ErrorKind::Unavailable, "")?;
-        check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")
+        check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")?;
+        for code in ["SlowDown", "SlowDownWrite", "ServiceUnavailable", "OperationTimedOut"] {
+            let wrong = Wrong::default();
+            let store = open(&wrong.clone().start().await).await?;
+            wrong.instead.lock().unwrap().push(("CompleteMultipartUpload", "a", error("200 OK", "", code)));
+            put(&store, "a", &content(9 << 20)).await.map_err(|why| format!("{code}: {why}"))?;
+        }
+        Ok(())
     })
 }
 
@@ -750,6 +768,223 @@ fn requests() -> Outcome {
     })
 }
 
+fn no_s3() -> Outcome {
+    run(async {
+        let page = b"<!DOCTYPE html><html><head><title>Console</title></head></html>";
+        let text = b"Client sent an HTTP request to an HTTPS server.\n";
+        for reply in [
+            reply("200 OK", "Content-Type: text/html\r\n", page, true),
+            reply("404 Not Found", "Content-Type: text/html\r\n", page, true),
+            reply("404 Not Found", "", b"", true),
+            reply("400 Bad Request", "Content-Type: text/plain\r\n", text, true),
+        ] {
+            let wrong = Wrong::default();
+            wrong.instead.lock().unwrap().push(("ListObjectsV2", "", reply));
+            let config = wrong.start().await;
+            refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "`endpoint`")?;
+        }
+        Ok(())
+    })
+}
+
+fn lasting() -> Outcome {
+    run(async {
+        for (operation, len) in [("PutObject", 1000), ("CompleteMultipartUpload", 9 << 20)] {
+            let wrong = Wrong::default();
+            let store = open(&wrong.clone().start().await).await?;
+            for (status, code) in [
+                ("500 Internal Server Error", "InternalError"),
+                ("507 Insufficient Storage", "XMinioStorageFull"),
+            ] {
+                wrong.instead.lock().unwrap().push((operation, "a", error(status, "", code)));
+            }
+            refused(put(&store, "a", &content(len)).await, ErrorKind::NoSpace, "disks are full")?;
+            check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")?;
+        }
+        Ok(())
+    })
+}
+
+/// What hands credentials out to a container is on its host, where no proxy finds it.
+fn nearby() -> Outcome {
+    const NAME: &str = "what_is_near_is_asked_without_the_proxy";
+    if let Ok(what) = std::env::var(CHILD) {
+        return use_the_chain(&what);
+    }
+    run(async {
+        let config = Wrong::default().start().await;
+        let endpoint = config.endpoint.unwrap_or_default();
+        let (url, hosts) = proxy(endpoint.trim_start_matches("http://").to_owned()).await?;
+        let [key, secret, token] = ["key", "secret", "token"].map(str::to_owned);
+        let container = format!("{}/container", Session { key, secret, token }.serve().await?);
+        let variables = [
+            (CHILD, "http://s3.test "),
+            (THROUGH, &url),
+            ("AWS_CONFIG_FILE", "/none"),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/none"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "of this container"),
+        ];
+        tokio::task::block_in_place(|| child(NAME, &variables))?;
+        let hosts = hosts.lock().unwrap().clone();
+        check(hosts.iter().all(|host| host.starts_with("s3.test")), format!("asked for {hosts:?}"))?;
+        check(!hosts.is_empty(), "nothing went through the proxy")
+    })
+}
+
+/// With the deadlines that a store has by default.
+fn stalled() -> Outcome {
+    run(async {
+        let outcomes = [Break::Deaf, Break::Dumb].map(|at| async move {
+            let mut config = Wrong::default().start().await;
+            let endpoint = config.endpoint.take().unwrap_or_default();
+            let breaker = Breaker::start(endpoint.trim_start_matches("http://")).await?;
+            config.endpoint = Some(breaker.url.clone());
+            let backend = text(S3Backend::connect(&config).await)?;
+            let store = Store::new("a", Arc::new(backend), Options::default());
+            breaker.arm("UploadPart", 1, at);
+            let source = stream::iter((0..60).map(|_| Ok(content(1 << 20))));
+            let stored = store.put(&"a".parse().unwrap(), source, Expect::new().size(60 << 20)).await;
+            let at = text(stored).map_err(|why| format!("{at:?}: {why}"))?.location;
+            check(breaker.has_fired(), "no connection died")?;
+            check(text(store.stat(&at).await)?.size == 60 << 20, "another length was stored")
+        });
+        futures::future::try_join_all(outcomes).await.map(drop)
+    })
+}
+
+/// Lists come in pages, each of which may fail once.
+fn long_lists() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let store = open(&wrong.clone().start().await).await?;
+        let instead = |operation, body: &str| {
+            let name = match operation {
+                "ListObjectsV2" => "ListBucketResult",
+                "ListParts" => "ListPartsResult",
+                _ => "ListMultipartUploadsResult",
+            };
+            let reply = reply("200 OK", "", format!("<{name}>{body}</{name}>").as_bytes(), true);
+            wrong.instead.lock().unwrap().push((operation, "", reply));
+        };
+        let fails = |operation| {
+            let busy = error("503 Slow Down", "", "SlowDown");
+            wrong.instead.lock().unwrap().push((operation, "", busy));
+        };
+        let blob = |id| format!("<Contents><Key>{id}</Key><Size>5</Size></Contents>");
+        let more = "<IsTruncated>true</IsTruncated>";
+        let next = format!("{more}<NextContinuationToken>there</NextContinuationToken>");
+        instead("ListObjectsV2", &(blob("a") + &blob("b") + &next));
+        fails("ListObjectsV2");
+        instead("ListObjectsV2", &(blob("c") + "<IsTruncated>false</IsTruncated>"));
+        let listed: Vec<String> = text(store.list().try_collect::<Vec<_>>().await)?
+            .into_iter()
+            .map(|entry| entry.id.to_string())
+            .collect();
+        check(listed == ["a", "b", "c"], format!("{listed:?} are listed"))?;
+
+        let upload = |key| format!("<Upload><Key>{key}</Key><UploadId>of-{key}</UploadId></Upload>");
+        let markers = "<NextKeyMarker>x</NextKeyMarker><NextUploadIdMarker>of-x</NextUploadIdMarker>";
+        instead("ListMultipartUploads", &(upload("x") + more + markers));
+        instead("ListMultipartUploads", &upload("y"));
+        for _ in ["x", "y"] {
+            let part = |number| format!("<Part><PartNumber>{number}</PartNumber><Size>7</Size></Part>");
+            instead("ListParts", &(part(1) + more + "<NextPartNumberMarker>1</NextPartNumberMarker>"));
+            instead("ListParts", &part(2));
+            // What is left after it was aborted.
+            instead("ListParts", "");
+        }
+        wrong.heard.lock().unwrap().clear();
+        let swept = text(store.sweep(Duration::ZERO).await)?;
+        check((swept.uploads, swept.bytes) == (2, 28), format!("{swept:?}"))?;
+        let heard = wrong.heard.lock().unwrap();
+        let asked = |what: &str| heard.iter().filter(|request| request.query.contains(what)).count();
+        let pages = (asked("key-marker=x"), asked("upload-id-marker=of-x"), asked("part-number-marker=1"));
+        check(pages == (1, 1, 2), format!("{pages:?} second pages"))
+    })
+}
+
+/// Those that the server keeps. What it says that it has received is not taken on trust.
+fn kept_checksums() -> Outcome {
+    run(async {
+        for (checksum, header) in
+            [(Checksum::Crc32c, "x-amz-checksum-crc32c"), (Checksum::Crc64nvme, "x-amz-checksum-crc64nvme")]
+        {
+            let wrong = Wrong::default();
+            let mut config = wrong.clone().start().await;
+            config.checksum = checksum;
+            let store = open(&config).await?;
+            tried_out(&store).await?;
+            wrong.heard.lock().unwrap().clear();
+            let other = format!("{header}: AAAAAAAAAAA=\r\nETag: \"part\"\r\n");
+            wrong.instead.lock().unwrap().push(("UploadPart", "long", reply("200 OK", &other, b"", true)));
+            let bytes = content((8 << 20) + 5);
+            for (id, bytes) in [("short", bytes.slice(..1000)), ("long", bytes.clone())] {
+                text(put(&store, id, &bytes).await)?;
+            }
+            let expected = |bytes: &[u8]| match checksum {
+                Checksum::Crc32c => {
+                    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32;
+                    aws_smithy_types::base64::encode(sum.to_be_bytes())
+                }
+                _ => {
+                    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+                    aws_smithy_types::base64::encode(sum.to_be_bytes())
+                }
+            };
+            let heard = wrong.heard.lock().unwrap();
+            let sent = |operation: &str, id: &str| -> Vec<String> {
+                let of_it = heard.iter().filter(|request| {
+                    request.operation() == operation && request.path == format!("/bucket/{id}")
+                });
+                let sums: Vec<_> = of_it.map(|request| request.header(header).unwrap_or("none")).collect();
+                let mut sums: Vec<String> = sums.into_iter().map(str::to_owned).collect();
+                sums.sort();
+                sums
+            };
+            check(
+                sent("PutObject", "short") == [expected(&bytes[..1000])],
+                "another checksum of a short blob",
+            )?;
+            let (first, last) = (expected(&bytes[..8 << 20]), expected(&bytes[8 << 20..]));
+            let sums = sent("UploadPart", "long");
+            // The part that was received as something else goes twice.
+            let twice = [[first.clone(), first.clone(), last.clone()], [first, last.clone(), last]];
+            let fits = twice.into_iter().any(|mut twice| {
+                twice.sort();
+                sums == twice
+            });
+            check(fits, format!("{checksum:?}: {sums:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// To a `HEAD` it is refused, when it is there after all: just written, and empty.
+fn empty_object() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let store = open(&wrong.clone().start().await).await?;
+        text(put(&store, "a", &content(0)).await)?;
+        let (head, get) =
+            (reply("404 Not Found", "", b"", false), error("416 Range Not Satisfiable", "", "InvalidRange"));
+        wrong.instead.lock().unwrap().extend([("HeadObject", "a", head), ("GetObject", "a", get)]);
+        text(store.locate(&"a".parse().unwrap()).await)?;
+        check(wrong.instead.lock().unwrap().is_empty(), "nothing was refused")
+    })
+}
+
+fn archived() -> Outcome {
+    run(async {
+        let wrong = Wrong::default();
+        let store = open(&wrong.clone().start().await).await?;
+        let at = text(put(&store, "a", &content(1000)).await)?;
+        let refusal = error("403 Forbidden", "", "InvalidObjectState");
+        wrong.instead.lock().unwrap().push(("GetObject", "a", refusal));
+        refused(store.get(&at, ..).await, ErrorKind::Denied, "restore it first").map(drop)
+    })
+}
+
 // --- a real server ----------------------------------------------------------------------------------------------
 
 fn wrong_credentials() -> Outcome {
@@ -826,6 +1061,10 @@ fn certificates() -> Outcome {
             config.endpoint = Some(front.url.replace("127.0.0.1", "localhost"));
             refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "the host's name")?;
         }
+        if let Some(own) = &own {
+            config.endpoint = Some(own.endpoint.replace("https:", "http:"));
+            refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "expects TLS")?;
+        }
         config.endpoint = Some(real()?.endpoint.replace("http:", "https:"));
         refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "http://")?;
         own.map_or(Ok(()), |own| own.stop())
@@ -889,13 +1128,18 @@ fn foreign() -> Outcome {
         let put = real()?.client().put_object().bucket(&config.bucket).key("71c675ab");
         put.body(ByteStream::from(bytes.clone())).send().await.map_err(|e| format!("{e:?}"))?;
         let (address, name) = (real()?.address(), &config.bucket);
-        for start in ["s3://ACCESS:hunter2/x@", "s3+http://ACCESS:hunter2@", "s3+https://"] {
-            let at: Location = text(format!("{start}{address}/{name}/71c675ab").parse())?;
+        for start in [
+            format!("s3://ACCESS:hunter2/x@{address}/{name}"),
+            format!("s3+http://ACCESS:hunter2@{address}/{name}"),
+            format!("s3+https://{address}/{name}"),
+            format!("s3://{name}"),
+        ] {
+            let at: Location = text(format!("{start}/71c675ab").parse())?;
             check(text(store.get(&at, ..).await)? == bytes, "other bytes came back")?;
             let stat = text(store.stat(&at).await)?;
             check(stat.meta.is_none() && stat.size == 100_000, format!("{stat:?}"))?;
             check(!text(store.verify(&at, |_| {}).await)?.compared, "there is nothing to compare with")?;
-            let missing: Location = text(format!("{start}{address}/{name}/missing").parse())?;
+            let missing: Location = text(format!("{start}/missing").parse())?;
             let error = refused(store.get(&missing, ..).await, ErrorKind::NotFound, "")?;
             check(!format!("{error} {error:?}").contains("hunter2"), "a secret shows")?;
         }
@@ -1026,12 +1270,18 @@ fn child(name: &str, variables: &[(&str, &str)]) -> Outcome {
 /// Names the endpoint, and the profile if one is set, to the process of a test that has variables of its own.
 const CHILD: &str = "STORE_S3_TEST_CHAIN";
 
+/// Names the proxy to it.
+const THROUGH: &str = "STORE_S3_TEST_PROXY";
+
 /// Such a process: it uses a store with whatever credentials the SDK finds.
 fn use_the_chain(what: &str) -> Outcome {
     run(async {
         let (endpoint, profile) = what.split_once(' ').unwrap();
         let mut config = S3Config::new(bucket());
         (config.endpoint, config.create_bucket) = (Some(endpoint.to_owned()), true);
+        if let Ok(proxy) = std::env::var(THROUGH) {
+            (config.proxy, config.bucket) = (Some(Secret::new(proxy)), "bucket".to_owned());
+        }
         config.profile = Some(profile.to_owned()).filter(|profile| !profile.is_empty());
         if profile == "nobody" {
             return refused(S3Backend::connect(&config).await, ErrorKind::Denied, "`access_key`").map(drop);
@@ -1568,8 +1818,15 @@ fn full_quota() -> Outcome {
 /// In the middle of an upload and of a download, and started again at once: either they get through, or they fail as
 /// what may pass, and a sweep finds what is left.
 fn killed() -> Outcome {
+    killed_in_between(Server::start_rgw("s3-killed", &[])?)
+}
+
+fn minio_killed() -> Outcome {
+    killed_in_between(Server::start("killed", &[])?)
+}
+
+fn killed_in_between(server: Server) -> Outcome {
     run(async {
-        let server = Server::start_rgw("s3-killed", &[])?;
         let mut config = server.config(&bucket());
         (config.part_size, config.window, config.read_size) = (Size(5 << 20), Size(20 << 20), Size(5 << 20));
         let backend = text(S3Backend::connect(&config).await)?;
@@ -1632,17 +1889,59 @@ fn killed() -> Outcome {
     })
 }
 
+/// A list has pages of a thousand.
+fn many() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        let store = open(&config).await?;
+        let client = real()?.client();
+        let puts = stream::iter((0..1003).map(|number| {
+            let put = client.put_object().bucket(&config.bucket).key(format!("blob-{number:04}"));
+            put.body(ByteStream::from_static(b"x")).send()
+        }));
+        puts.buffer_unordered(16).try_for_each(|_| async { Ok(()) }).await.map_err(|e| format!("{e:?}"))?;
+        let listed: Vec<String> = text(store.list().try_collect::<Vec<_>>().await)?
+            .into_iter()
+            .map(|entry| entry.id.to_string())
+            .collect();
+        let expected: Vec<String> = (0..1003).map(|number| format!("blob-{number:04}")).collect();
+        check(listed == expected, format!("{} blobs are listed", listed.len()))
+    })
+}
+
+/// The server copies 256 MiB at a time.
+fn long_copy() -> Outcome {
+    run(async {
+        let config = real()?.config(&bucket());
+        let store = open(&config).await?;
+        let (piece, len) = (content(1 << 20), (257 << 20) + 7);
+        let last = piece.slice(..7);
+        let source = stream::iter((0..258).map(|at| Ok(if at < 257 { piece.clone() } else { last.clone() })));
+        let at = text(store.put(&"a".parse().unwrap(), source, Expect::new()).await)?.location;
+        let copy = text(store.copy(&at, &"b".parse().unwrap(), |_| {}).await)?;
+        let head = real()?.client().head_object().bucket(&config.bucket).key("b").send().await;
+        let tag = head.map_err(|e| format!("{e:?}"))?.e_tag.unwrap_or_default();
+        check(tag.trim_matches('"').ends_with("-2"), format!("the entity tag is {tag}"))?;
+        check(text(store.stat(&copy.location).await)?.size == len, "another length was copied")?;
+        check(text(store.verify(&copy.location, |_| {}).await)?.compared, "there is nothing to compare with")
+    })
+}
+
 fn encrypted() -> Outcome {
     run(async {
         // MinIO encrypts with keys of a customer over TLS only.
         let own = if real()?.is_minio() { Some(Server::start("sse", &["--tls", "--kms"])?) } else { None };
         let server = own.as_ref().map_or(real()?, |own| own);
+        let front = Tls::start(real()?.address()).await?;
         let key = Secret::new("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
         for sse in [Sse::Aes256, Sse::Kms, Sse::Customer] {
             let mut config = server.config(&bucket());
             config.sse = Some(sse);
             config.sse_kms_key = (sse == Sse::Kms).then(|| "test-key".to_owned());
             config.sse_customer_key = (sse == Sse::Customer).then(|| key.clone());
+            if own.is_none() {
+                (config.endpoint, config.ca_file) = (Some(front.url.clone()), Some(front.ca_file()));
+            }
             (config.part_size, config.window) = (Size(5 << 20), Size(15 << 20));
             let store = open(&config).await.map_err(|why| format!("{sse:?}: {why}"))?;
             for (id, len) in [("small", 1000), ("large", 11 << 20)] {
@@ -1652,6 +1951,15 @@ fn encrypted() -> Outcome {
                 let copy = text(store.copy(&at, &format!("{id}-copy").parse().unwrap(), |_| {}).await)?;
                 check(text(store.get(&copy.location, ..).await)? == bytes, "other bytes were copied")?;
                 check(text(store.stat(&copy.location).await)?.meta.is_some(), "the metadata is gone")?;
+                if sse != Sse::Customer && server.ca_file.is_none() {
+                    let head = server.client().head_object().bucket(&config.bucket).key(id).send().await;
+                    let head = head.map_err(|e| format!("{e:?}"))?;
+                    let by = head.server_side_encryption.as_ref().map(|by| by.as_str().to_owned());
+                    let expected = if sse == Sse::Kms { "aws:kms" } else { "AES256" };
+                    check(by.as_deref() == Some(expected), format!("{id} is encrypted by {by:?}"))?;
+                    let named = head.ssekms_key_id.unwrap_or_default().ends_with("test-key");
+                    check(named == (sse == Sse::Kms), "another key")?;
+                }
                 if sse == Sse::Customer {
                     let mut other = config.clone();
                     (other.sse, other.sse_customer_key) = (None, None);
@@ -1661,6 +1969,7 @@ fn encrypted() -> Outcome {
             }
         }
         let mut config = server.config(&bucket());
+        config.endpoint = config.endpoint.map(|endpoint| endpoint.replace("http:", "https:"));
         (config.sse, config.sse_customer_key) = (Some(Sse::Customer), Some(Secret::new("hunter2")));
         let error = refused(S3Backend::connect(&config).await, ErrorKind::Invalid, "openssl")?;
         check(!format!("{error} {error:?}").contains("hunter2"), "a secret shows")?;

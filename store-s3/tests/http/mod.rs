@@ -197,9 +197,14 @@ pub(crate) enum Break {
     Reply,
     /// Half of the reply arrives.
     HalfReply,
+    /// It does not break, but nothing goes through it any more: of a body, from its start.
+    Deaf,
+    /// Nor here: the server has heard all, and is silent.
+    Dumb,
 }
 
 impl Break {
+    /// Where it breaks at once.
     pub(crate) const ALL: [Self; 6] =
         [Self::Before, Self::Middle, Self::After, Self::Late, Self::Reply, Self::HalfReply];
 }
@@ -247,8 +252,14 @@ impl Breaker {
                 tokio::spawn(async move {
                     let mut client = BufReader::new(client);
                     let mut server = BufReader::new(TcpStream::connect(&address).await.ok()?);
-                    while let Some(request) = read(&mut client).await {
+                    while let Some(mut request) = read_head(&mut client).await {
                         let at = state.take(&request);
+                        if at != Some(Break::Deaf) {
+                            read_body(&mut client, &mut request).await?;
+                        }
+                        if matches!(at, Some(Break::Deaf | Break::Dumb)) {
+                            std::future::pending::<()>().await;
+                        }
                         let (mut head, mut body) =
                             (request.head(&request.path).into_bytes(), &request.body[..]);
                         match at {

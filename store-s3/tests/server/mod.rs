@@ -105,16 +105,19 @@ impl Server {
         script(self.kind, &["stop", &self.name]).map(drop)
     }
 
-    /// Kills the gateway as a power cut would.
+    /// Kills it as a power cut would.
     pub(crate) fn kill(&self) -> Result<(), String> {
         let killed = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
         let killed = killed.map_err(|e| e.to_string())?.success();
         if killed { Ok(()) } else { Err(format!("{} cannot be killed", self.pid)) }
     }
 
-    /// Starts the gateway again, at the same address.
+    /// Starts it again, with its data and at the same address.
     pub(crate) fn restart(&self) -> Result<Self, String> {
-        Self::lines(self.kind, &self.name, &["start", "--rgw", "--name", &self.name])
+        match self.is_minio() {
+            true => Self::lines(self.kind, &self.name, &["restart", &self.name]),
+            false => Self::lines(self.kind, &self.name, &["start", "--rgw", "--name", &self.name]),
+        }
     }
 
     /// Runs a command of the gateway's administrator.
