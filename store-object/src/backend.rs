@@ -11,14 +11,14 @@ use object_store::{
 use serde::{Deserialize, Serialize};
 use store_core::{
     Backend, BlobId, Capacity, Chunk, ChunkStream, Download, Entry, Error, ErrorKind, Info, Location, Meta,
-    Result, Secret, SizeHint, Stat, Swept, Upload,
+    Result, Secret, Size, SizeHint, Stat, Swept, Upload,
     buffer::Pool,
     driver::{Cutoff, Guarded, Request, read_ahead},
 };
 
 use crate::{
     ObjectConfig,
-    error::from_object,
+    error::{from_object, from_opening},
     place::{Folder, Place},
     upload::ObjectUpload,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Buffers of a part.
     pub(crate) pool: Pool,
     pub(crate) concurrency: usize,
+    /// The most parts that a blob can have, where that is known.
+    most_parts: Option<u64>,
 }
 
 /// What stands under a blob's id: that it is there, where its bytes are, and what it says of itself.
@@ -58,25 +60,35 @@ impl Note {
 impl ObjectBackend {
     /// Opens the storage that `config` names, and fails if it cannot be used.
     pub async fn connect(config: &ObjectConfig) -> Result<Self> {
-        let (url, name) = config.check()?;
-        let options = config.options.iter().map(|(key, value)| (key, value.expose().to_owned()));
-        let (objects, prefix) =
-            parse_url_opts(&url, options).map_err(|error| from_object("open the storage", error))?;
-        let place = Place { name, prefix };
-        Self::over(objects.into(), place, config).await
+        let checked = config.check()?;
+        if let Some(feature) = checked.lacks() {
+            let text = format!("{}: is not built in", checked.url.scheme());
+            return Err(Error::new(ErrorKind::Unsupported, text)
+                .with_hint(format!("build with the Cargo feature `{feature}`")));
+        }
+        let (objects, _) = parse_url_opts(&checked.url, config.all_options()).map_err(from_opening)?;
+        let most_parts = checked.most_parts();
+        let place = Place { name: checked.name, prefix: checked.prefix };
+        Self::over(objects.into(), place, config, most_parts).await
     }
 
     /// A store over any object store, in the folder `prefix`; `name` stands for the storage in locations.
     ///
-    /// It keeps the guarantees of a backend as far as `objects` keeps its own: `PutMode::Create` must be atomic.
+    /// It keeps the guarantees of a backend as far as `objects` keeps its own: `PutMode::Create` must be atomic. Where there is
+    /// none, as in the crate's `HttpStore`, each commit fails as `Unsupported`, whatever [`Backend::info`] says.
     pub async fn new(objects: Arc<DynObjectStore>, prefix: Path, name: &str) -> Result<Self> {
         let mut config = ObjectConfig::new("memory:///");
         config.location_name = Some(name.to_owned());
-        let (_, name) = config.check()?;
-        Self::over(objects, Place { name, prefix }, &config).await
+        let name = config.check()?.name;
+        Self::over(objects, Place { name, prefix }, &config, None).await
     }
 
-    async fn over(objects: Arc<DynObjectStore>, place: Place, config: &ObjectConfig) -> Result<Self> {
+    async fn over(
+        objects: Arc<DynObjectStore>,
+        place: Place,
+        config: &ObjectConfig,
+        most_parts: Option<u64>,
+    ) -> Result<Self> {
         let mut info = Info::new("object");
         info.chunk = 4 << 20;
         info.can.write = true;
@@ -88,7 +100,7 @@ impl ObjectBackend {
         info.can.copy = true;
         let concurrency = config.concurrency as usize;
         let pool = Pool::new(config.part_size.0 as usize, concurrency);
-        let shared = Shared { info, objects, place, pool, concurrency };
+        let shared = Shared { info, objects, place, pool, concurrency, most_parts };
         // A blob of that name there is not; but whether the storage answers.
         shared.note(&BlobId::random()).await?;
         Ok(Self { shared: Arc::new(shared) })
@@ -96,6 +108,20 @@ impl ObjectBackend {
 }
 
 impl Shared {
+    /// Fails if so many bytes are more than the parts of a blob can hold.
+    fn check_size(&self, total: u64) -> Result<()> {
+        let part = self.pool.size() as u64;
+        match self.most_parts {
+            Some(most) if total.div_ceil(part) > most => {
+                let text = format!("the image is too long: {most} parts of {} hold no more", Size(part));
+                let least = total.div_ceil(most).div_ceil(1 << 20);
+                Err(Error::new(ErrorKind::Unsupported, text)
+                    .with_hint(format!("set `part_size` to {least}MiB")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The note of a blob, if there is such a blob.
     pub(crate) async fn note(&self, id: &BlobId) -> Result<Option<Note>> {
         let read = async { self.objects.get(&self.place.note(id)).await?.bytes().await };
@@ -200,7 +226,8 @@ impl Backend for ObjectBackend {
         &self.shared.info
     }
 
-    async fn begin(&self, id: &BlobId, _: SizeHint) -> Result<Box<dyn Upload>> {
+    async fn begin(&self, id: &BlobId, size: SizeHint) -> Result<Box<dyn Upload>> {
+        self.shared.check_size(size.total.unwrap_or_default())?;
         let steps = ObjectUpload::new(Arc::clone(&self.shared), id).await?;
         Ok(Box::new(Guarded::begin(steps).await?))
     }
@@ -328,6 +355,40 @@ async fn get(
         false => {
             let text = format!("cannot read a blob: {} bytes came of {wanted}", bytes.len());
             Err(Error::new(ErrorKind::Unavailable, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_image_that_is_too_long_is_refused_at_once() {
+        let place = Place { name: "az/images".into(), prefix: Path::default() };
+        let config = ObjectConfig::new("memory:///");
+        let backend = ObjectBackend::over(Arc::new(InMemory::new()), place, &config, Some(10)).await.unwrap();
+        let id = BlobId::random();
+        let long = backend.begin(&id, SizeHint::exactly((80 << 20) + 1)).await.map(drop).unwrap_err();
+        assert_eq!((long.kind(), long.hint()), (ErrorKind::Unsupported, Some("set `part_size` to 9MiB")));
+        let mut fits = backend.begin(&id, SizeHint::exactly(80 << 20)).await.unwrap();
+        fits.abort().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_says_what_to_change() {
+        let mut wrong = ObjectConfig::new("az://images");
+        wrong.options = [("azure_storage_account_name", "acme"), ("timeout", "soon")]
+            .map(|(key, value)| (key.to_owned(), Secret::new(value)))
+            .into();
+        let error = ObjectBackend::connect(&wrong).await.unwrap_err();
+        assert_eq!((error.kind(), error.hint()), (ErrorKind::Invalid, Some("check `url` and `options`")));
+        if !cfg!(feature = "gcp") {
+            let error = ObjectBackend::connect(&ObjectConfig::new("gs://images")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(error.hint(), Some("build with the Cargo feature `gcp`"));
         }
     }
 }

@@ -32,6 +32,17 @@ pub(crate) fn from_object(what: &str, error: Theirs) -> Error {
     }
 }
 
+/// What is wrong with the settings of a storage, to which nothing has been sent yet.
+pub(crate) fn from_opening(error: Theirs) -> Error {
+    let error = from_object("open the storage", error);
+    match error.kind() {
+        ErrorKind::Internal => Error::new(ErrorKind::Invalid, "the storage cannot be opened so")
+            .with_hint("check `url` and `options`")
+            .with_source(error),
+        _ => error,
+    }
+}
+
 /// The crate has no kinds for these; its text is all there is. Its own retries are over by then.
 fn generic(what: &str, source: &(dyn StdError + Send + Sync + 'static)) -> Error {
     let mut text = source.to_string();
