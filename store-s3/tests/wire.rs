@@ -1951,7 +1951,7 @@ fn encrypted() -> Outcome {
                 let copy = text(store.copy(&at, &format!("{id}-copy").parse().unwrap(), |_| {}).await)?;
                 check(text(store.get(&copy.location, ..).await)? == bytes, "other bytes were copied")?;
                 check(text(store.stat(&copy.location).await)?.meta.is_some(), "the metadata is gone")?;
-                if sse != Sse::Customer && server.ca_file.is_none() {
+                if sse != Sse::Customer {
                     let head = server.client().head_object().bucket(&config.bucket).key(id).send().await;
                     let head = head.map_err(|e| format!("{e:?}"))?;
                     let by = head.server_side_encryption.as_ref().map(|by| by.as_str().to_owned());

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use store_core::Secret;
 use store_s3::S3Config;
 
@@ -166,7 +167,15 @@ impl Server {
 
     /// A client that goes past the store.
     pub(crate) fn client(&self) -> aws_sdk_s3::Client {
+        let trust = self.ca_file.iter().filter_map(|file| std::fs::read(file).ok());
+        let trust = trust.fold(TrustStore::default(), |trust, pem| trust.with_pem_certificate(pem));
+        let tls = TlsContext::builder().with_trust_store(trust).build().expect("its own certificates");
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls)
+            .build_https();
         let config = aws_sdk_s3::Config::builder()
+            .http_client(http)
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&self.endpoint)
             .region(Region::new(self.region.clone()))
