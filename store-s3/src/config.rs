@@ -17,7 +17,7 @@ pub struct S3Config {
     /// The region to sign for. Where it is not set: `us-east-1` at an `endpoint`, else what the environment says.
     #[serde(default)]
     pub region: Option<String>,
-    /// What all keys start with, such as `images/`.
+    /// What all keys start with, such as `images/`: with a slash at its end, or else the store `a` has the blobs of `ab` in it.
     #[serde(default)]
     pub prefix: String,
     /// Access key; without it, the SDK's chain of variables, profiles and instance roles is asked.
@@ -68,7 +68,8 @@ pub struct S3Config {
     /// The key to encrypt with, for `sse = "customer"`: 32 bytes in base64, which the server does not keep.
     #[serde(default)]
     pub sse_customer_key: Option<Secret>,
-    /// The proxy to go through: `http://`, host and port; `"environment"` for what variables such as `HTTPS_PROXY` say.
+    /// The proxy to go through: `http://`, host and port; `"environment"` for what variables such as `HTTPS_PROXY` and
+    /// `NO_PROXY` say. The first is not asked for what is on this host or its link.
     #[serde(default)]
     pub proxy: Option<Secret>,
     /// Certificates in PEM that are trusted besides those of the system.
@@ -77,7 +78,7 @@ pub struct S3Config {
     /// Whether the server refuses to replace an object when it is asked to (`If-None-Match: *`).
     #[serde(default)]
     pub conditional_writes: Conditional,
-    /// What stands for the server in locations; the endpoint's host and port where it is not set.
+    /// What stands for the server in locations, a host or a host and a port; those of the endpoint where it is not set.
     #[serde(default)]
     pub location_host: Option<String>,
 }
@@ -139,7 +140,9 @@ pub enum Sse {
     Aes256,
     /// With a key of the key management service (`aws:kms`).
     Kms,
-    /// With a key that is sent along with each request and that the server forgets (SSE-C); needs TLS.
+    /// With a key that is sent along with each request and that the server forgets (SSE-C); refused without TLS.
+    ///
+    /// The SDK's crates show it at the level `trace`, which no log should have of them.
     Customer,
 }
 
