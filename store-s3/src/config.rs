@@ -290,6 +290,10 @@ impl Config for S3Config {
         Self::check(self)
     }
 
+    fn read_only(&mut self) {
+        self.create_bucket = false;
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(Box::pin(S3Backend::connect(&self)).await?))
     }
