@@ -15,7 +15,7 @@ use crate::{
     CephConfig,
     config::InUse,
     error::from_errno,
-    ffi::{Cluster, Errno, Image, Layout, Mode, NoCluster, Pool, Trashed, Which},
+    ffi::{Cluster, Errno, Image, Layout, Mode, NoCluster, Pool, Trashed, When, Which},
     location::{Place, STAGED, Target, staged_id},
 };
 
@@ -23,15 +23,38 @@ use crate::{
 const DIRECTORY: &str = "rbd_directory";
 const TRASH: &str = "rbd_trash";
 
-/// Attributes of an image's header object: it was swept while somebody had it open; it is to be removed from the trash.
+/// Attributes of an image's header object: it was swept while somebody had it open; it was deleted.
 const SWEPT: &str = "imagestore.swept";
 const DELETED: &str = "imagestore.deleted";
+
+/// How far the deletion of an image is. Whoever finds it unused may destroy it, and who has moved it to the trash may give
+/// it its name back: which of them comes first is one step. librbd's own state of the image does not do for that: it is
+/// as before where one of two destructions has failed.
+const MARKED: &[u8] = b"1";
+const DOOMED: &[u8] = b"2";
+const RETURNED: &[u8] = b"3";
 
 /// The key of a blob's metadata in its image's.
 pub(crate) const META: &str = "imagestore";
 
 /// Names that are listed at once.
 const PAGE: u64 = 256;
+
+/// The state of an image in the trash, `TRASH_IMAGE_STATE_*`. Only a normal one can be destroyed or restored, and what has
+/// been begun only be gone on with.
+#[derive(Clone, Copy)]
+enum TrashState {
+    Normal = 0,
+    Moving = 1,
+    Removing = 2,
+    Restoring = 3,
+}
+
+/// Seconds after which who was at an image in the trash, and does not watch it, was killed.
+const SETTLED_WITHIN: i64 = 30;
+
+/// How long an image that is being made may be without the object of its name.
+const MADE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often, and with which pause, something is removed from a full pool: the flag lasts for seconds after there is room.
 const REMOVALS: u32 = 20;
@@ -76,11 +99,18 @@ impl Images {
         let (directory, trash) = both(|| self.pool.stat_object(DIRECTORY), || self.pool.stat_object(TRASH));
         directory.map_err(wrong)?;
         if trash.map_err(wrong)?.is_none()
-            && let Err(errno) = self.pool.empty_object(TRASH)
+            && let Err(errno) = self.make_trash()
         {
             tracing::debug!(%errno, "the pool's trash could not be made beforehand");
         }
         Ok(())
+    }
+
+    fn make_trash(&self) -> Result<(), Errno> {
+        match self.pool.stat_object(TRASH)? {
+            Some(_) => Ok(()),
+            None => self.pool.empty_object(TRASH),
+        }
     }
 
     /// The internal id of the image of a name, if there is one: what librbd itself looks up first.
@@ -91,6 +121,26 @@ impl Images {
     fn look_up(&self, name: &str) -> Result<Option<String>, Errno> {
         let object = self.pool.read_object(&id_object(name), 4096)?;
         Ok(object.and_then(|bytes| Fields(&bytes).text()).filter(|id| !id.is_empty()))
+    }
+
+    /// The id of the image that the directory lists under a name.
+    fn listed_id(&self, name: &str) -> Result<Option<String>, Errno> {
+        self.ask_directory("dir_get_id", name)
+    }
+
+    /// The name that the directory lists an image under.
+    fn listed_name(&self, id: &str) -> Result<Option<String>, Errno> {
+        self.ask_directory("dir_get_name", id)
+    }
+
+    fn ask_directory(&self, method: &str, of: &str) -> Result<Option<String>, Errno> {
+        let mut input = Vec::new();
+        push_text(&mut input, of);
+        match self.pool.call(DIRECTORY, method, &input, 4096) {
+            Ok(answer) => Ok(Fields(&answer).text()),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens exactly this to read it; `None` if it is not there.
@@ -131,43 +181,56 @@ impl Images {
     }
 
     /// Removes an image that is under way, with its snapshot; it is no error if it is not there.
+    ///
+    /// By way of the trash, where a sweep finds by its name what a removal that was cut short has left. `rbd_remove` hides
+    /// it there from every list, and with `rbd_move_to_trash_on_remove` keeps it.
     pub(crate) fn discard(&self, name: &str) -> Result<()> {
-        match self.pool.open(Which::Name(name), None, Mode::Write) {
-            Ok(image) => {
-                let removed = self.remove_snapshot(&image);
-                let _ = image.close();
-                removed.map_err(|e| from_errno("remove the upload's snapshot", e))?;
-            }
-            // Or it is half made, and has only a name.
-            Err(Errno::ENOENT) => {}
-            Err(error) => return Err(from_errno("open the upload", error)),
-        }
-        self.remove(name)
-    }
-
-    /// Removes an image without snapshots. What Ceph says about a full pool is not believed but looked into.
-    fn remove(&self, name: &str) -> Result<()> {
+        let wrong = |e| from_errno("remove the upload", e);
+        let Some(id) = self.staged(name).map_err(wrong)? else { return Ok(()) };
         let mut tried = 0;
         loop {
             tried += 1;
             if tried > 1 {
                 // What is left of it takes no space, and there is room for the bookkeeping of its removal.
-                self.empty(Which::Name(name));
+                self.empty(&id);
                 sleep(PAUSE);
+                self.make_trash().map_err(wrong)?;
             }
-            let error = match self.pool.remove(name) {
-                Ok(()) => return Ok(()),
-                Err(Errno::ENOENT) if self.id_of(name)?.is_none() => return Ok(()),
-                Err(error) => error,
-            };
-            if !passes(error) || tried == REMOVALS {
-                return Err(from_errno("remove the image", error));
+            match self.move_listed(name) {
+                Ok(()) => break,
+                // Published, or moved by somebody else, who goes on with it. librbd makes new objects for an image that is
+                // destroyed twice at the same time.
+                Err(Errno::ENOENT | Errno::ESTALE) => return Ok(()),
+                Err(error) if passes(error) && tried < REMOVALS => {}
+                Err(error) => return Err(wrong(error)),
             }
+        }
+        match self.destroy(&id)? {
+            None => Ok(()),
+            Some(why) => Err(why.into_error()),
         }
     }
 
-    fn empty(&self, which: Which<'_>) {
-        if let Ok(image) = self.pool.open(which, None, Mode::Write) {
+    /// The image that is under way under this name; what has no image loses the name.
+    fn staged(&self, name: &str) -> Result<Option<String>, Errno> {
+        if let Some(id) = self.listed_id(name)? {
+            return Ok(Some(id));
+        }
+        let Some(id) = self.look_up(name)? else { return Ok(None) };
+        if self.pool.stat_object(&header(&id))?.is_none() {
+            return self.pool.remove_object(&id_object(name)).map(|()| None);
+        }
+        // A sweep has taken its making for cut short. librbd moves only what the directory lists.
+        let mut input = Vec::new();
+        [name, &id].into_iter().for_each(|text| push_text(&mut input, text));
+        match self.pool.call(DIRECTORY, "dir_add_image", &input, 64) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(Some(id)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn empty(&self, id: &str) {
+        if let Ok(image) = self.pool.open(Which::Id(id), None, Mode::Write) {
             if let Err(errno) = image.resize(0) {
                 tracing::debug!(%errno, "an image that is to be removed could not be emptied first");
             }
@@ -180,10 +243,15 @@ impl Images {
         if !image.has_snapshot(snapshot)? {
             return Ok(());
         }
-        match image.unprotect(snapshot) {
+        let removed = match image.unprotect(snapshot) {
             // It was not protected.
             Ok(()) | Err(Errno::EINVAL) => image.remove_snapshot(snapshot),
             Err(error) => Err(error),
+        };
+        match removed {
+            // Somebody else was faster.
+            Err(Errno::ENOENT) => Ok(()),
+            removed => removed,
         }
     }
 
@@ -197,7 +265,11 @@ impl Images {
         let (image, _) = self.find(target)?.ok_or_else(|| Error::not_found(at))?;
         let used = self.used(&image);
         drop(image);
-        if let Some(why) = used?.filter(|why| !self.may_trash(*why)) {
+        let used = match used {
+            Err(Errno::ENOENT) => return Err(Error::not_found(at)),
+            used => used.map_err(|e| from_errno("find out who uses the image", e))?,
+        };
+        if let Some(why) = used.filter(|why| !self.may_trash(*why)) {
             return Err(why.into_error());
         }
         let mut moved = self.trash(name, &id);
@@ -206,23 +278,25 @@ impl Images {
         }
         match moved {
             Ok(()) => {}
-            Err(Errno::ENOENT) => return Err(Error::not_found(at)),
+            Err(Errno::ENOENT | Errno::ESTALE) => return Err(Error::not_found(at)),
             Err(Errno::EBUSY) => return Err(Used::Open.into_error()),
             // No room for the entry.
             Err(Errno::EDQUOT | Errno::ENOSPC) => {
-                return match self.id_of(name)? == Some(id) {
-                    true => self.discard(name),
-                    false => Err(Error::not_found(at)),
-                };
+                if self.id_of(name)?.as_ref() != Some(&id) {
+                    return Err(Error::not_found(at));
+                }
+                let _ = self.pool.set_attribute(&header(&id), DELETED, MARKED, When::Always);
+                return self.discard(name);
             }
             Err(error) => return Err(from_errno("move the image to the trash", error)),
         }
-        match self.purge(&id) {
+        match self.purge(&id, When::Is(MARKED)) {
             Ok(None) => {}
             Ok(Some(why)) if self.may_trash(why) => {}
             Ok(Some(why)) => {
-                self.restore(&id, name)?;
-                return Err(why.into_error());
+                if self.restore(&id, name)? {
+                    return Err(why.into_error());
+                }
             }
             // Its name is gone, and so is the blob.
             Err(error) => {
@@ -239,7 +313,10 @@ impl Images {
     /// Moves an image to the trash, marked as this store's to be removed. [`Errno::ENOENT`] says that it does not have
     /// the name any more.
     fn trash(&self, name: &str, id: &str) -> Result<(), Errno> {
-        self.pool.set_attribute(&header(id), DELETED)?;
+        match self.pool.set_attribute(&header(id), DELETED, MARKED, When::IsNot(DOOMED)) {
+            Err(Errno::ECANCELED) => return Err(Errno::ENOENT),
+            marked => marked?,
+        }
         let moved = self.move_if(name, id);
         if moved.is_err() {
             let trashed = self.pool.trash().is_ok_and(|all| all.iter().any(|entry| entry.id == id));
@@ -260,7 +337,7 @@ impl Images {
         }
         // By the clock that librbd takes for its entries, this machine's.
         let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let moved = self.pool.trash_move(name);
+        let moved = self.move_listed(name);
         match self.give_back(name, id, begun) {
             Ok(false) => moved,
             Ok(true) => Err(Errno::ENOENT),
@@ -268,6 +345,15 @@ impl Images {
                 tracing::warn!(%errno, name, "it could not be seen whether another blob has got this name meanwhile");
                 moved
             }
+        }
+    }
+
+    /// Moves to the trash what the directory lists under a name.
+    fn move_listed(&self, name: &str) -> Result<(), Errno> {
+        match self.pool.trash_move(name) {
+            // What it cannot make on a full pool librbd then misses.
+            Err(Errno::ENOENT) if self.pool.stat_object(TRASH)?.is_none() => Err(Errno::EDQUOT),
+            moved => moved,
         }
     }
 
@@ -280,7 +366,7 @@ impl Images {
         for other in trash.iter().filter(|entry| entry.name == name && entry.id != id) {
             // Nobody has marked it, and it was moved just now.
             if u64::try_from(other.at).is_ok_and(|at| at >= begun)
-                && !self.pool.has_attribute(&header(&other.id), DELETED)?
+                && self.pool.attribute(&header(&other.id), DELETED)?.is_none()
             {
                 return self.pool.trash_restore(&other.id, name).map(|()| true);
             }
@@ -288,15 +374,9 @@ impl Images {
         if self.look_up(name)?.is_some() {
             return Ok(false);
         }
-        let mut input = Vec::new();
-        push_text(&mut input, name);
-        let listed = match self.pool.call(DIRECTORY, "dir_get_id", &input, 4096) {
-            Ok(answer) => Fields(&answer).text(),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(error),
-        };
         // What is in the trash as well is on its way there.
-        let Some(other) = listed.filter(|other| other != id && trash.iter().all(|entry| entry.id != *other))
+        let Some(other) =
+            self.listed_id(name)?.filter(|other| other != id && trash.iter().all(|entry| entry.id != *other))
         else {
             return Ok(false);
         };
@@ -308,27 +388,81 @@ impl Images {
         }
     }
 
-    fn restore(&self, id: &str, name: &str) -> Result<()> {
+    /// Gives an image in the trash its name back, unless somebody has begun to destroy it: then it says `false`.
+    fn restore(&self, id: &str, name: &str) -> Result<bool> {
+        let wrong = |e| from_errno("take the image back from the trash", e);
+        match self.pool.set_attribute(&header(id), DELETED, RETURNED, When::IsNot(DOOMED)) {
+            Ok(()) => {}
+            Err(Errno::ECANCELED | Errno::ENOENT) => return Ok(false),
+            Err(error) => return Err(wrong(error)),
+        }
+        match self.pool.trash_restore(id, name) {
+            Ok(()) => {}
+            Err(Errno::EBUSY | Errno::ENOENT | Errno::ESTALE) => return Ok(false),
+            Err(error) => return Err(wrong(error)),
+        }
         let _ = self.pool.remove_attribute(&header(id), DELETED);
-        self.pool.trash_restore(id, name).map_err(|e| from_errno("take the image back from the trash", e))
+        Ok(true)
     }
 
-    /// Destroys an image in the trash unless something uses it; then it says what.
-    fn purge(&self, id: &str) -> Result<Option<Used>> {
-        let open = |mode| self.pool.open(Which::Id(id), None, mode);
-        match open(Mode::Read) {
-            Ok(image) => {
-                let used = self.used(&image);
-                drop(image);
-                if let Some(why) = used? {
-                    return Ok(Some(why));
+    /// Destroys an image in the trash, whose mark is as `when` says, unless something uses it; then it says what.
+    fn purge(&self, id: &str, when: When<'_>) -> Result<Option<Used>> {
+        let wrong = |e| from_errno("mark the image in the trash", e);
+        match self.pool.open(Which::Id(id), None, Mode::Read).and_then(|image| self.used(&image)) {
+            Ok(None) => {}
+            Ok(used) => return Ok(used),
+            // Somebody else has got that far.
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(from_errno("find out who uses the image in the trash", error)),
+        }
+        let mark = |mark, when| self.pool.set_attribute(&header(id), DELETED, mark, when);
+        match mark(DOOMED, when) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // It has its name back. Or somebody else is about to destroy it, or was.
+            Err(Errno::ECANCELED) => {
+                let doomed =
+                    self.pool.attribute(&header(id), DELETED).map_err(wrong)?.as_deref() == Some(DOOMED);
+                let touched = self.pool.stat_object(&header(id)).map_err(wrong)?;
+                if !doomed || !touched.is_some_and(settled) {
+                    return Ok(None);
                 }
-                let image = open(Mode::Write).map_err(|e| from_errno("open the image in the trash", e))?;
+                mark(DOOMED, When::Is(DOOMED)).map_err(wrong)?;
+            }
+            Err(error) => return Err(wrong(error)),
+        }
+        let used = self.destroy(id)?;
+        if used.is_some() {
+            mark(MARKED, When::Is(DOOMED)).map_err(wrong)?;
+        }
+        Ok(used)
+    }
+
+    /// Destroys an image in the trash. If it got a clone just now it stays whole.
+    fn destroy(&self, id: &str) -> Result<Option<Used>> {
+        let wrong = |e| from_errno("remove the image from the trash", e);
+        // Its owner cannot take it back from now on, with Ceph's own tools either.
+        match self.set_trash_state(id, TrashState::Removing, TrashState::Normal) {
+            Ok(()) => {}
+            Err(Errno::ENOENT | Errno::ESTALE) => return Ok(None),
+            Err(error) => return Err(wrong(error)),
+        }
+        // Its commit was faster than who took it for abandoned: it is a blob, and only its entry goes.
+        if self.listed_name(id).map_err(wrong)?.is_some() {
+            let _ = self.pool.remove_attribute(&header(id), DELETED);
+            let mut input = Vec::new();
+            push_text(&mut input, id);
+            return self.pool.call(TRASH, "trash_remove", &input, 64).map(|_| None).map_err(wrong);
+        }
+        match self.pool.open(Which::Id(id), None, Mode::Write) {
+            Ok(image) => {
                 let removed = self.remove_snapshot(&image);
                 let _ = image.close();
                 match removed {
                     Ok(()) => {}
-                    Err(Errno::EBUSY) => return Ok(Some(Used::Cloned)),
+                    Err(Errno::EBUSY) => {
+                        let _ = self.set_trash_state(id, TrashState::Normal, TrashState::Removing);
+                        return Ok(Some(Used::Cloned));
+                    }
                     Err(error) => return Err(from_errno("remove the image's snapshot", error)),
                 }
             }
@@ -336,23 +470,18 @@ impl Images {
             Err(Errno::ENOENT) => {}
             Err(error) => return Err(from_errno("open the image in the trash", error)),
         }
-        self.remove_trashed(id).map(|()| None)
-    }
-
-    /// As [`remove`](Self::remove), for an image in the trash.
-    fn remove_trashed(&self, id: &str) -> Result<()> {
-        let wrong = |e| from_errno("remove the image from the trash", e);
         let mut tried = 0;
         loop {
             tried += 1;
             if tried > 1 {
-                self.empty(Which::Id(id));
+                self.empty(id);
                 sleep(PAUSE);
             }
             let error = match self.pool.trash_remove(id) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(None),
+                // What Ceph says about a full pool is not believed but looked into.
                 Err(Errno::ENOENT) if self.pool.stat_object(&header(id)).map_err(wrong)?.is_none() => {
-                    return Ok(());
+                    return Ok(None);
                 }
                 Err(error) => error,
             };
@@ -362,25 +491,32 @@ impl Images {
         }
     }
 
-    /// What keeps an image from being destroyed.
-    fn used(&self, image: &Image) -> Result<Option<Used>> {
-        let wrong = |e| from_errno("find out who uses the image", e);
-        let own = usize::from(image.has_snapshot(&self.place.snapshot).map_err(wrong)?);
-        if image.has_clones().map_err(wrong)? {
-            return Ok(Some(Used::Cloned));
-        }
-        if image.snapshots().map_err(wrong)? > own {
-            return Ok(Some(Used::Snapshots));
-        }
-        Ok(image.has_watchers().map_err(wrong)?.then_some(Used::Open))
+    /// Changes what librbd is doing with an image in the trash; [`Errno::ESTALE`] says that it is something else.
+    fn set_trash_state(&self, id: &str, to: TrashState, from: TrashState) -> Result<(), Errno> {
+        let mut input = Vec::new();
+        push_text(&mut input, id);
+        input.extend([to as u8, from as u8]);
+        self.pool.call(TRASH, "trash_state_set", &input, 64).map(drop)
     }
 
-    /// The store's images in the trash.
+    /// What keeps an image from being destroyed.
+    fn used(&self, image: &Image) -> Result<Option<Used>, Errno> {
+        let own = usize::from(image.has_snapshot(&self.place.snapshot)?);
+        if image.has_clones()? {
+            return Ok(Some(Used::Cloned));
+        }
+        if image.snapshots()? > own {
+            return Ok(Some(Used::Snapshots));
+        }
+        Ok(image.has_watchers()?.then_some(Used::Open))
+    }
+
+    /// The store's blobs in the trash.
     pub(crate) fn trashed(&self) -> Result<Vec<Trashed>> {
         let mut all = self.pool.trash().map_err(|e| from_errno("list the trash", e))?;
         let mut outcome = Ok(());
-        all.retain(|entry| match self.pool.has_attribute(&header(&entry.id), DELETED) {
-            Ok(ours) => ours,
+        all.retain(|entry| match self.pool.attribute(&header(&entry.id), DELETED) {
+            Ok(mark) => mark.is_some(),
             Err(error) => {
                 outcome = Err(from_errno("look at an image in the trash", error));
                 false
@@ -390,33 +526,88 @@ impl Images {
     }
 
     /// Removes what uploads left that nobody has written to for `age`, and from the trash what nobody uses any more.
+    ///
+    /// What cannot be removed is not in the way of the rest. The first of the errors is told at the end.
     pub(crate) fn sweep(&self, age: Duration) -> Result<Swept> {
         let old = Cutoff::new(age);
         let mut swept = Swept::default();
+        let mut failed = None;
         // Names are in order: those of uploads are neighbours.
         let mut after = STAGED.to_owned();
         'pages: loop {
             let page = self.page(&after)?;
             let Some((last, _)) = page.last() else { break };
             after.clone_from(last);
-            for (name, id) in &page {
+            for (name, id) in page {
                 if !name.starts_with(STAGED) {
                     break 'pages;
                 }
-                if let Some(bytes) = self.sweep_upload(name, id, old)? {
-                    swept.uploads += 1;
-                    swept.bytes += bytes;
+                match self.sweep_upload(&name, &id, old) {
+                    Ok(Some(bytes)) => {
+                        swept.uploads += 1;
+                        swept.bytes += bytes;
+                    }
+                    Ok(None) => {}
+                    Err(error) => go_on(error, &name, &mut failed)?,
                 }
             }
         }
-        for entry in self.trashed()? {
+        for entry in self.pool.trash().map_err(|e| from_errno("list the trash", e))? {
             if old.takes(entry.at)
-                && let Some(why) = self.purge(&entry.id)?
+                && let Err(error) = self.sweep_trashed(&entry)
             {
-                tracing::debug!(image = entry.name, ?why, "an image in the trash is still in use");
+                go_on(error, &entry.name, &mut failed)?;
             }
         }
-        Ok(swept)
+        match failed {
+            None => Ok(swept),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Removes from the trash what is the store's and what nobody uses; and whatever has no image any more.
+    fn sweep_trashed(&self, entry: &Trashed) -> Result<()> {
+        let Trashed { id, name, at } = entry;
+        let wrong = |e| from_errno("look at an image in the trash", e);
+        let deleted = self.pool.attribute(&header(id), DELETED).map_err(wrong)?.is_some();
+        let wanted = || self.pool.stat_object(&header(id)).map(|header| header.is_some());
+        if !deleted && !name.starts_with(STAGED) && wanted().map_err(wrong)? {
+            return Ok(());
+        }
+        // Who is moving it there, or gives it its name back, does not want help; who was killed does.
+        let is = |state| self.set_trash_state(id, state, state).is_ok();
+        let late = settled(*at);
+        if is(TrashState::Moving) {
+            if !late {
+                return Ok(());
+            }
+            self.finish_move(id, name).map_err(wrong)?;
+        } else if late && is(TrashState::Restoring) {
+            return self.restore(id, name).map(drop);
+        }
+        let used = match deleted {
+            true => self.purge(id, When::Is(MARKED))?,
+            false if late => self.purge(id, When::IsNot(DOOMED))?,
+            false => None,
+        };
+        if let Some(why) = used {
+            tracing::debug!(image = name, ?why, "an image in the trash is still in use");
+        }
+        Ok(())
+    }
+
+    /// Takes the other steps of a move to the trash. By the image's id: the name may be another's now.
+    fn finish_move(&self, id: &str, name: &str) -> Result<(), Errno> {
+        if self.look_up(name)?.as_deref() == Some(id) {
+            self.pool.remove_object(&id_object(name))?;
+        }
+        let mut input = Vec::new();
+        [name, id].into_iter().for_each(|text| push_text(&mut input, text));
+        match self.pool.call(DIRECTORY, "dir_remove_image", &input, 64) {
+            Ok(_) | Err(Errno::ENOENT | Errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+        self.set_trash_state(id, TrashState::Normal, TrashState::Moving)
     }
 
     /// Removes an upload if it is old, and says how many bytes it held.
@@ -445,9 +636,9 @@ impl Images {
             };
         }
         // Its process lives, or died less than half a minute ago. It cannot be removed yet, but not be finished either.
-        let known = self.pool.has_attribute(&header(id), SWEPT).map_err(wrong)?;
+        let known = self.pool.attribute(&header(id), SWEPT).map_err(wrong)?.is_some();
         if !known {
-            match self.pool.set_attribute(&header(id), SWEPT) {
+            match self.pool.set_attribute(&header(id), SWEPT, b"1", When::Always) {
                 Ok(()) => {}
                 // It was given up meanwhile.
                 Err(Errno::ENOENT) => return Ok(None),
@@ -459,17 +650,18 @@ impl Images {
 
     /// Removes a name that no whole image belongs to: its process was killed while it made or removed the image.
     fn sweep_remains(&self, name: &str, id: &str, old: Cutoff) -> Result<Option<u64>> {
-        let time = self.pool.stat_object(&id_object(name));
-        match time.map_err(|e| from_errno("look at an upload", e))? {
-            Some(time) if !old.takes(time) => return Ok(None),
-            Some(_) => {}
-            // Renamed meanwhile, or half way of it, or half way of its removal.
-            None => {}
+        let look = || self.pool.stat_object(&id_object(name)).map_err(|e| from_errno("look at an upload", e));
+        let mut time = look()?;
+        // Renamed meanwhile, or half way of it, or half way of its removal; or its process is just making it. Nothing
+        // has its time then.
+        if time.is_none() && !old.takes(i64::MAX) {
+            sleep(MADE_WITHIN);
+            time = look()?;
         }
-        if self.finish_commit(name, id)? {
+        if time.is_some_and(|time| !old.takes(time)) || self.finish_commit(name, id)? {
             return Ok(None);
         }
-        self.remove(name).map(|()| Some(0))
+        self.discard(name).map(|()| Some(0))
     }
 
     /// Whether an image under way is a blob already: the first step of its rename is done.
@@ -479,13 +671,7 @@ impl Images {
 
     /// The same as [`finish_commit`](Self::finish_commit) by what the blob is called.
     fn finish_commit_of(&self, blob: &str, id: &str) -> Result<bool> {
-        let mut input = Vec::new();
-        push_text(&mut input, id);
-        let name = match self.pool.call(DIRECTORY, "dir_get_name", &input, 4096) {
-            Ok(answer) => Fields(&answer).text(),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(from_errno("look for the image's name", error)),
-        };
+        let name = self.listed_name(id).map_err(|e| from_errno("look for the image's name", e))?;
         match name.filter(|name| staged_id(name).is_some_and(|staged| staged.as_str() == blob)) {
             Some(name) => self.finish_commit(&name, id),
             None => Ok(false),
@@ -519,8 +705,8 @@ impl Images {
 
     /// Whether a sweep has marked this image.
     pub(crate) fn is_swept(&self, id: &str) -> Result<bool> {
-        let marked = self.pool.has_attribute(&header(id), SWEPT);
-        marked.map_err(|e| from_errno("see whether the upload was swept", e))
+        let mark = self.pool.attribute(&header(id), SWEPT);
+        mark.map(|mark| mark.is_some()).map_err(|e| from_errno("see whether the upload was swept", e))
     }
 
     /// Renames an image under way to its id: the commit. `Ok(false)` says that the id is taken.
@@ -542,8 +728,10 @@ impl Images {
             Err(error) => return Err(wrong(error)),
         }
         let renamed = self.change_name(name, id.as_str(), image);
-        // Its watcher was lost, and a sweep has removed it.
-        if renamed == Err(Errno::ENOENT) && self.pool.stat_object(&header(image)).map_err(wrong)?.is_none() {
+        // Its watcher was lost, and a sweep has taken it away. Or a sweep has finished this for it.
+        if renamed == Err(Errno::ENOENT)
+            && self.listed_name(image).map_err(wrong)?.as_deref() != Some(id.as_str())
+        {
             self.pool.remove_object(&id_object(id.as_str())).map_err(wrong)?;
             return Err(Error::swept());
         }
@@ -695,6 +883,25 @@ impl Used {
         };
         Error::new(ErrorKind::InUse, message).with_hint(hint)
     }
+}
+
+/// Whether what was done at this time, in seconds since 1970, is over or was cut short.
+fn settled(time: i64) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(now).is_ok_and(|now| now.saturating_sub(time) > SETTLED_WITHIN)
+}
+
+/// After a sweep's error about one image: keeps the first of them for later. A cluster that does not answer ends the sweep.
+fn go_on(error: Error, name: &str, failed: &mut Option<Error>) -> Result<()> {
+    if error.is_retryable() {
+        return Err(error);
+    }
+    tracing::debug!(image = name, %error, "an image could not be swept");
+    // Else another sweep is at it or was faster, or its process has come back.
+    if ![ErrorKind::InUse, ErrorKind::NotFound].contains(&error.kind()) {
+        failed.get_or_insert(error);
+    }
+    Ok(())
 }
 
 /// Whether a removal that failed so may work when the pool is not full any more.

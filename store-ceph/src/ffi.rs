@@ -41,7 +41,9 @@ impl Errno {
     pub(crate) const ENOTCONN: Self = Self(107);
     pub(crate) const ESHUTDOWN: Self = Self(108);
     pub(crate) const ETIMEDOUT: Self = Self(110);
+    pub(crate) const ESTALE: Self = Self(116);
     pub(crate) const EDQUOT: Self = Self(122);
+    pub(crate) const ECANCELED: Self = Self(125);
 }
 
 impl fmt::Display for Errno {
@@ -133,6 +135,7 @@ api! {
     rados: rados_aio_flush_async(Handle, Handle) -> c_int;
     rados: rados_create_write_op() -> Handle;
     rados: rados_write_op_assert_exists(Handle);
+    rados: rados_write_op_cmpxattr(Handle, *const c_char, u8, *const c_char, usize);
     rados: rados_write_op_setxattr(Handle, *const c_char, *const c_char, usize);
     rados: rados_write_op_create(Handle, c_int, *const c_char);
     rados: rados_write_op_write_full(Handle, *const c_char, usize);
@@ -146,7 +149,6 @@ api! {
     rbd: rbd_image_options_set_string(Handle, c_int, *const c_char) -> c_int;
     rbd: rbd_create4(Handle, *const c_char, u64, Handle) -> c_int;
     rbd: rbd_clone3(Handle, *const c_char, *const c_char, Handle, *const c_char, Handle) -> c_int;
-    rbd: rbd_remove(Handle, *const c_char) -> c_int;
     rbd: rbd_namespace_create(Handle, *const c_char) -> c_int;
     rbd: rbd_namespace_exists(Handle, *const c_char, *mut bool) -> c_int;
     rbd: rbd_trash_move(Handle, *const c_char, u64) -> c_int;
@@ -472,6 +474,15 @@ pub(crate) enum Which<'a> {
     Id(&'a str),
 }
 
+/// The condition of a change to an attribute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When<'a> {
+    Always,
+    Is(&'a [u8]),
+    /// Or there is none.
+    IsNot(&'a [u8]),
+}
+
 /// An image in the trash.
 #[derive(Clone, Debug)]
 pub(crate) struct Trashed {
@@ -504,13 +515,6 @@ impl Pool {
         layout.with(self.api, (option::CLONE_FORMAT, 2), |options| unsafe {
             (self.api.rbd_clone3)(pool, parent.as_ptr(), snapshot.as_ptr(), pool, name.as_ptr(), options)
         })
-    }
-
-    /// On a full pool, [`Errno::ENOENT`] does not mean that there is no such image.
-    pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        let name = text(name)?;
-        // SAFETY: as above.
-        check(unsafe { (self.api.rbd_remove)(self.handle.0, name.as_ptr()) }).map(drop)
     }
 
     pub(crate) fn create_namespace(&self, name: &str) -> Result<()> {
@@ -644,28 +648,45 @@ impl Pool {
         check(unsafe { (self.api.rados_remove)(self.handle.0, object.as_ptr()) }).map(drop)
     }
 
-    pub(crate) fn has_attribute(&self, object: &str, name: &str) -> Result<bool> {
+    /// The value of an object's attribute, if there is one of at most 16 bytes.
+    pub(crate) fn attribute(&self, object: &str, name: &str) -> Result<Option<Vec<u8>>> {
         let (object, name) = (text(object)?, text(name)?);
-        let mut value = [0 as c_char; 16];
+        let mut value = vec![0u8; 16];
         // SAFETY: as above; the buffer is as long as is said.
         let got = check(unsafe {
             let (object, name) = (object.as_ptr(), name.as_ptr());
-            (self.api.rados_getxattr)(self.handle.0, object, name, value.as_mut_ptr(), value.len())
+            (self.api.rados_getxattr)(self.handle.0, object, name, value.as_mut_ptr().cast(), value.len())
         });
         match got {
-            Ok(_) | Err(Errno::ERANGE) => Ok(true),
-            Err(Errno::ENODATA | Errno::ENOENT) => Ok(false),
+            Ok(len) => {
+                value.truncate(len);
+                Ok(Some(value))
+            }
+            Err(Errno::ENODATA | Errno::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Sets an attribute of an object that exists; by itself librados would make one.
-    pub(crate) fn set_attribute(&self, object: &str, name: &str) -> Result<()> {
+    /// Sets an attribute of an object that exists; by itself librados would make one. Where its value is another than the
+    /// condition says, that is [`Errno::ECANCELED`].
+    pub(crate) fn set_attribute(&self, object: &str, name: &str, value: &[u8], when: When<'_>) -> Result<()> {
+        /// `LIBRADOS_CMPXATTR_OP_EQ` and `..._NE`.
+        const EQUAL: u8 = 1;
+        const OTHER: u8 = 2;
         let name = text(name)?;
-        // SAFETY: the operation is open, the text valid for the call; the value has one byte.
+        let condition = match when {
+            When::Always => None,
+            When::Is(value) => Some((EQUAL, value)),
+            When::IsNot(value) => Some((OTHER, value)),
+        };
+        // SAFETY: the operation is open; the text and the values, which are as long as is said, are valid for the call.
         self.operate(object, |operation| unsafe {
             (self.api.rados_write_op_assert_exists)(operation);
-            (self.api.rados_write_op_setxattr)(operation, name.as_ptr(), c"1".as_ptr(), 1);
+            if let Some((how, value)) = condition {
+                let (name, bytes) = (name.as_ptr(), value.as_ptr().cast());
+                (self.api.rados_write_op_cmpxattr)(operation, name, how, bytes, value.len());
+            }
+            (self.api.rados_write_op_setxattr)(operation, name.as_ptr(), value.as_ptr().cast(), value.len());
         })
     }
 

@@ -47,7 +47,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 25] = [
+    let tests: [Test; 29] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
@@ -63,6 +63,10 @@ fn main() {
         ("a_blob_that_is_open_to_write_is_in_use", watched),
         ("a_reader_of_a_deleted_blob_gets_no_zeros", deleted_under_reader),
         ("a_slow_deletion_takes_no_later_blob_of_the_id", deleted_meanwhile),
+        ("a_deletion_beside_sweeps_is_whole_or_not_at_all", deleted_beside_sweeps),
+        ("a_clean_up_cut_short_by_a_kill_is_finished_by_a_sweep", killed_discard),
+        ("no_option_of_the_cluster_keeps_what_is_discarded", kept_by_option),
+        ("a_move_to_the_trash_cut_short_is_in_no_sweeps_way", half_moved),
         ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
         ("a_removal_cut_short_by_a_kill_is_finished_by_a_sweep", half_removed),
         ("other_programs_read_our_blobs", read_by_others),
@@ -159,6 +163,29 @@ fn everything(server: &Server, namespace: &str) -> BTreeSet<String> {
         for entry in rbd.RBD().trash_list(io): print('trash/' + entry['name'])";
     server.python(namespace, LIST, &[]).unwrap().lines().map(str::to_owned).collect()
 }
+
+/// Objects of images in a namespace of the calm cluster.
+fn parts(namespace: &str) -> Vec<String> {
+    const OBJECTS: &str = "for object in io.list_objects(): print(object.key)";
+    let objects = calm().python(namespace, OBJECTS, &[]).unwrap();
+    let kinds = ["rbd_id.", "rbd_header.", "rbd_data.", "rbd_object_map."];
+    objects
+        .lines()
+        .filter(|name| kinds.iter().any(|kind| name.starts_with(kind)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The configuration of the calm cluster with more settings for clients.
+fn conf_with(settings: &str) -> tempfile::NamedTempFile {
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    let calm = std::fs::read_to_string(&calm().conf).unwrap();
+    std::fs::write(conf.path(), format!("{calm}[client]\n{settings}\n")).unwrap();
+    conf
+}
+
+/// Each answer comes after a tenth of a second, on average.
+const SLOW: &str = "ms_inject_delay_type = osd\nms_inject_delay_probability = 1\nms_inject_delay_max = 0.2";
 
 fn impatient(server: &Server) -> CephConfig {
     let mut config = server.own_namespace();
@@ -401,6 +428,17 @@ fn child(task: &str) {
                 }
             }
             "churn" => churn(&config).await,
+            "abandon" => {
+                // Many of them take their time.
+                config.object_size = Size(128 << 10);
+                let store = open(&config).await.unwrap();
+                let mut writer = store.upload(&"abandoned".parse().unwrap(), Expect::new()).await.unwrap();
+                writer.write(content(53, 24 << 20)).await.unwrap();
+                drop(writer);
+                println!("abandoned");
+                store.settle().await;
+                std::future::pending::<()>().await;
+            }
             "begin" => {
                 let store = open(&config).await.unwrap();
                 let mut writer = store.upload(&"begun".parse().unwrap(), Expect::new()).await.unwrap();
@@ -666,17 +704,13 @@ fn deleted_under_reader() -> Outcome {
 
 /// A deletion whose every step waits for the cluster, as of a call that its caller gave up and made again.
 fn deleted_meanwhile() -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
-    let conf = folder.path().join("slow.conf");
-    const DELAY: &str =
-        "[client]\nms_inject_delay_type = osd\nms_inject_delay_probability = 1\nms_inject_delay_max = 0.2\n";
-    std::fs::write(&conf, std::fs::read_to_string(&calm().conf).unwrap() + DELAY).unwrap();
+    let conf = conf_with(SLOW);
     run(async {
         let config = calm().own_namespace();
         let namespace = config.namespace.clone().unwrap();
         let store = open(&config).await?;
         let mut slow = config.clone();
-        slow.conf = Some(conf);
+        slow.conf = Some(conf.path().into());
         let slow = CephBackend::connect(&slow).await?;
         for round in 0..12 {
             let at = put(&store, "a", &content(40, 100_000)).await?;
@@ -711,16 +745,135 @@ fn deleted_meanwhile() -> Outcome {
             })
             .await;
             store.sweep(Duration::ZERO).await?;
-            const OBJECTS: &str = "for object in io.list_objects(): print(object.key)";
-            let objects = calm().python(&namespace, OBJECTS, &[]).unwrap();
-            let stray: Vec<&str> = objects
-                .lines()
-                .filter(|name| {
-                    ["rbd_id.", "rbd_header.", "rbd_data."].iter().any(|kind| name.starts_with(kind))
-                })
-                .collect();
-            assert!(stray.is_empty(), "round {round}: {stray:?} of {objects}");
+            assert_eq!(parts(&namespace), Vec::<String>::new(), "round {round}");
         }
+        Ok(())
+    })
+}
+
+fn deleted_beside_sweeps() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let backend = CephBackend::connect(&config).await?;
+        let store = Store::new("ceph", Arc::new(backend.clone()), Fixture::quick_options());
+        let bytes = content(50, 300_000);
+        let cloned = put(&store, "cloned", &bytes).await?;
+        let dest = format!("{}/{namespace}/child", config.pool);
+        rbd(&config, &["clone", "--snap", "snap", "cloned", "--dest", &dest]).unwrap();
+        for round in 0..60 {
+            let at = put(&store, "a", &bytes).await?;
+            let over = AtomicBool::new(false);
+            let sweep = async || {
+                while !over.load(Ordering::Relaxed) {
+                    backend.sweep(Duration::ZERO).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            let delete = async || {
+                let outcomes = tokio::join!(backend.delete(&at), backend.delete(&cloned));
+                over.store(true, Ordering::Relaxed);
+                outcomes
+            };
+            let ((deleted, refused), one, two) = tokio::join!(delete(), sweep(), sweep());
+            deleted.and(one).and(two).inspect_err(|error| eprintln!("round {round}: {error}"))?;
+            assert_kind(refused, ErrorKind::InUse);
+            assert_kind(backend.open(&at).await.map(drop), ErrorKind::NotFound);
+            assert!(store.get(&cloned, ..).await? == bytes, "round {round}");
+        }
+        assert!(store.verify(&cloned, |_| {}).await?.compared);
+        rbd(&config, &["rm", "child"]).unwrap();
+        store.delete(&cloned).await?;
+        store.sweep(Duration::ZERO).await?;
+        assert_eq!(parts(&namespace), Vec::<String>::new());
+        Ok(())
+    })
+}
+
+fn killed_discard() -> Outcome {
+    let conf = conf_with(SLOW);
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        let mut slow = calm().clone();
+        slow.conf = conf.path().into();
+        for round in 0..6 {
+            let mut child =
+                again(&task("abandon", &slow, &namespace)).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            std::io::BufRead::read_line(
+                &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+                &mut line,
+            )
+            .unwrap();
+            assert_eq!(line, "abandoned\n");
+            tokio::time::sleep(Duration::from_millis(300 + 350 * round)).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        until("all of it is gone", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            parts(&namespace).is_empty()
+        })
+        .await;
+        assert_eq!(everything(calm(), &namespace), BTreeSet::new());
+        Ok(())
+    })
+}
+
+fn kept_by_option() -> Outcome {
+    let conf = conf_with("rbd_move_to_trash_on_remove = true");
+    run(async {
+        let mut config = calm().own_namespace();
+        config.conf = Some(conf.path().into());
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        let mut writer = store.upload(&"a".parse()?, Expect::new()).await?;
+        writer.write(content(51, 9 << 20)).await?;
+        drop(writer);
+        store.settle().await;
+        assert_eq!(everything(calm(), &namespace), BTreeSet::new());
+        assert_eq!(parts(&namespace), Vec::<String>::new());
+        Ok(())
+    })
+}
+
+/// Entries of the trash as moves and removals leave them that were killed, at each of their steps.
+fn half_moved() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        for name in ["named", "listed", "moved", "back", "foreign"] {
+            put(&store, name, &content(52, 300_000)).await?;
+        }
+        const LEAVE: &str = "import struct\n\
+            def text(t): return len(t).to_bytes(4, 'little') + t.encode()\n\
+            def entry(id, name, state):\n    \
+                spec = b'\\0' + text(name) + struct.pack('<IIII', 1000, 0, 1000, 0) + bytes([state])\n    \
+                spec = b'\\2\\1' + len(spec).to_bytes(4, 'little') + spec\n    \
+                io.execute('rbd_trash', 'rbd', 'trash_add', text(id) + spec)\n\
+            def cut(name, state, unnamed, unlisted):\n    \
+                image = rbd.Image(io, name, read_only=True); id = image.id(); image.close()\n    \
+                io.set_xattr('rbd_header.' + id, 'imagestore.deleted', b'1')\n    \
+                entry(id, name, state)\n    \
+                if unnamed: io.remove_object('rbd_id.' + name)\n    \
+                if unlisted: io.execute('rbd_directory', 'rbd', 'dir_remove_image', text(name) + text(id))\n\
+            cut('named', 1, False, False); cut('listed', 1, True, False); cut('moved', 1, True, True)\n\
+            cut('back', 3, True, False)\n\
+            entry('abcdef', 'headless', 0); entry('abcde', '.imagestore.01.half', 1)\n\
+            rbd.RBD().trash_move(io, 'foreign', 0)\n\
+            name = '.imagestore.00.held'\n\
+            rbd.RBD().create(io, name, 1 << 20)\n\
+            image = rbd.Image(io, name); image.create_snap('of others'); image.close()\n\
+            rbd.RBD().create(io, '.imagestore.02.left', 1 << 20)";
+        calm().python(&namespace, LEAVE, &[]).unwrap();
+        assert_eq!(store.sweep(Duration::ZERO).await?.uploads, 1);
+        let left = ["back", "trash/.imagestore.00.held", "trash/foreign"].map(str::to_owned);
+        assert_eq!(everything(calm(), &namespace), left.into());
+        let back = store.locate(&"back".parse()?).await?;
+        assert!(store.get(&back, ..).await? == content(52, 300_000));
         Ok(())
     })
 }
