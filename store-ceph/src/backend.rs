@@ -137,7 +137,8 @@ impl Shared {
             stat.meta = Some(Meta::from_json(json.as_bytes())?);
         }
         let stripe = image.stripe().map_err(wrong)?;
-        let open = Opened { store: Arc::clone(self), target, image: Arc::new(image), id, stripe };
+        let clone = image.is_clone().map_err(wrong)?;
+        let open = Opened { store: Arc::clone(self), target, image: Arc::new(image), id, stripe, clone };
         Ok(CephDownload { stat, open: Arc::new(open) })
     }
 
@@ -260,6 +261,7 @@ struct Opened {
     image: Arc<Image>,
     id: String,
     stripe: u64,
+    clone: bool,
 }
 
 impl fmt::Debug for CephDownload {
@@ -299,7 +301,15 @@ impl Download for CephDownload {
             Err(error) => std::future::ready(Err(error)).boxed(),
         });
         let chunks = chunks.buffered(ahead).map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)));
-        Ok(chunks.try_flatten().boxed())
+        let chunks = chunks.try_flatten();
+        if !self.open.clone {
+            return Ok(chunks.boxed());
+        }
+        // Where an object of a clone is gone, its parent's bytes are read, which look like any others.
+        let open = Arc::clone(&self.open);
+        let check = async move { blocking(move || open.check()).await };
+        let end = stream::once(check).filter_map(|found| std::future::ready(found.err().map(Err)));
+        Ok(chunks.chain(end).boxed())
     }
 
     fn file(&self) -> Option<&Arc<File>> {

@@ -163,6 +163,7 @@ api! {
     rbd: rbd_close(Handle) -> c_int;
     rbd: rbd_get_size(Handle, *mut u64) -> c_int;
     rbd: rbd_get_id(Handle, *mut c_char, usize) -> c_int;
+    rbd: rbd_get_overlap(Handle, *mut u64) -> c_int;
     rbd: rbd_get_stripe_unit(Handle, *mut u64) -> c_int;
     rbd: rbd_get_create_timestamp(Handle, *mut TimeSpec) -> c_int;
     rbd: rbd_get_modify_timestamp(Handle, *mut TimeSpec) -> c_int;
@@ -910,6 +911,11 @@ impl Image {
     /// How many bytes follow each other in one object: its length, unless the image is striped.
     pub(crate) fn stripe(&self) -> Result<u64> {
         self.number(self.api.rbd_get_stripe_unit)
+    }
+
+    /// Whether it is a clone that still has parts of its parent.
+    pub(crate) fn is_clone(&self) -> Result<bool> {
+        self.number(self.api.rbd_get_overlap).map(|overlap| overlap > 0)
     }
 
     fn number(&self, get: unsafe extern "C" fn(Handle, *mut u64) -> c_int) -> Result<u64> {
