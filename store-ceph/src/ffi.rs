@@ -279,6 +279,8 @@ fn close_later(close: impl FnOnce() + Send + 'static) {
         let thread = std::thread::Builder::new().name("rbd-close".to_owned());
         thread.spawn(move || jobs.into_iter().for_each(|job| job())).ok().map(|_| sender)
     });
+    // Where there is no thread for it, it is better never closed than on a thread that it waits for.
+    let Some(closer) = &*CLOSER else { return mem::forget(close) };
     {
         let mut closing = closing();
         if closing.over {
@@ -291,13 +293,8 @@ fn close_later(close: impl FnOnce() + Send + 'static) {
         self::closing().left -= 1;
         CLOSED.notify_all();
     });
-    match &*CLOSER {
-        Some(closer) => {
-            // The thread takes jobs for as long as the process lives.
-            let _ = closer.send(job);
-        }
-        None => job(),
-    }
+    // The thread takes jobs for as long as the process lives.
+    let _ = closer.send(job);
 }
 
 /// A client of a cluster (`rados_t`). Each has threads of its own and costs some MiB.
