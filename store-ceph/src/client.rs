@@ -78,8 +78,19 @@ impl fmt::Debug for Images {
 impl Images {
     pub(crate) fn connect(config: &CephConfig) -> Result<Self> {
         let cluster = shared(config)?;
+        match Self::open_on(&cluster, config) {
+            // The cluster has blocked its address for good, and would let in a new one.
+            Err(error) if is_blocked(&error) => {
+                forget(config, &cluster);
+                Self::open_on(&shared(config)?, config)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_on(cluster: &Arc<Cluster>, config: &CephConfig) -> Result<Self> {
         let namespace = config.namespace.clone().unwrap_or_default();
-        let pool = open_pool(&cluster, config, &namespace)?;
+        let pool = open_pool(cluster, config, &namespace)?;
         let fsid = cluster.fsid().map_err(|e| from_errno("ask the cluster for its id", e))?;
         let place = Place { fsid, pool: config.pool.clone(), namespace, snapshot: config.snapshot.clone() };
         let layout = Layout {
@@ -87,6 +98,7 @@ impl Images {
             features: config.features.as_ref().map(|all| all.iter().map(|feature| feature.bit()).sum()),
             data_pool: config.data_pool.clone(),
         };
+        let cluster = Arc::clone(cluster);
         let images = Self { place, pool: Arc::new(pool), layout, in_use: config.delete_in_use, cluster };
         images.prepare()?;
         Ok(images)
@@ -1032,7 +1044,7 @@ fn open_pool(cluster: &Arc<Cluster>, config: &CephConfig, namespace: &str) -> Re
 }
 
 /// What connections are told apart by.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Account {
     user: String,
     conf: Option<PathBuf>,
@@ -1057,20 +1069,10 @@ pub(crate) fn shut_down() {
 }
 
 /// The connection for a configuration, since each costs a dozen threads and a handshake. It is kept for as long as the
-/// process lives.
+/// process lives, or until the cluster blocks it.
 fn shared(config: &CephConfig) -> Result<Arc<Cluster>> {
     let account = Account::of(config);
-    let slot = {
-        let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
-        match slots.iter().find(|(known, _)| *known == account) {
-            Some((_, slot)) => Arc::clone(slot),
-            None => {
-                let slot = Slot::default();
-                slots.push((Account::of(config), Arc::clone(&slot)));
-                slot
-            }
-        }
-    };
+    let slot = slot(&account);
     // One that takes its time holds up only those who want the same.
     let mut cluster = slot.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(living) = &*cluster {
@@ -1079,6 +1081,30 @@ fn shared(config: &CephConfig) -> Result<Arc<Cluster>> {
     let new = Arc::new(account.connect()?);
     *cluster = Some(Arc::clone(&new));
     Ok(new)
+}
+
+fn slot(account: &Account) -> Slot {
+    let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    match slots.iter().find(|(known, _)| known == account) {
+        Some((_, slot)) => Arc::clone(slot),
+        None => {
+            let slot = Slot::default();
+            slots.push((account.clone(), Arc::clone(&slot)));
+            slot
+        }
+    }
+}
+
+/// Has the next one who wants this connection make a new one.
+fn forget(config: &CephConfig, blocked: &Arc<Cluster>) {
+    let slot = slot(&Account::of(config));
+    let mut cluster = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    cluster.take_if(|known| Arc::ptr_eq(known, blocked));
+}
+
+fn is_blocked(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause == Some(&Errno::ESHUTDOWN)
 }
 
 impl Account {
