@@ -1123,6 +1123,9 @@ impl Account {
             ("rbd_default_snapshot_quiesce_mode", "skip".to_owned()),
             // A sweep knows a live upload by when it was written to. The default, a minute, is too coarse.
             ("rbd_mtime_update_interval", "5".to_owned()),
+            // Whose process this is decides what it says.
+            ("log_to_stderr", "false".to_owned()),
+            ("err_to_stderr", "false".to_owned()),
             // Transfers bound their memory themselves. At these limits a call would block an async thread.
             ("objecter_inflight_op_bytes", (1u64 << 40).to_string()),
             ("objecter_inflight_ops", (1 << 20).to_string()),
