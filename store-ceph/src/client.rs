@@ -1178,7 +1178,22 @@ impl Account {
                 format!("there is no key for the user `{user}`"),
                 "set `keyring` or `key`, and check that this process may read the file",
             ),
-            Errno::EACCES | Errno::EPERM | Errno::EINVAL => (
+            Errno::EINVAL if !is_key(&cluster.setting("key").unwrap_or_default()) => (
+                ErrorKind::Invalid,
+                "the key is none of Ceph's".to_owned(),
+                "set `key` to what `ceph auth get-key` prints",
+            ),
+            Errno::EINVAL => (
+                ErrorKind::Invalid,
+                format!("`mon_host` {monitors:?} is no list of addresses, or of names that can be resolved"),
+                "write it as 10.0.0.1,10.0.0.2, or name a configuration file with it in `conf`",
+            ),
+            Errno::EIO => (
+                ErrorKind::Invalid,
+                format!("the keyring of the user `{user}` cannot be understood"),
+                "compare it with what `ceph auth get` prints",
+            ),
+            Errno::EACCES | Errno::EPERM => (
                 ErrorKind::Denied,
                 format!("the cluster refuses the user `{user}` or its key"),
                 "compare the key with `ceph auth get`",
@@ -1192,6 +1207,12 @@ impl Account {
         };
         Error::new(kind, message).with_hint(hint).with_source(errno)
     }
+}
+
+/// Whether a setting is no key, or a whole one: 28 bytes, as base64.
+fn is_key(text: &str) -> bool {
+    let part = |c: char| c.is_ascii_alphanumeric() || ['+', '/', '='].contains(&c);
+    text.is_empty() || (text.len() == 40 && text.chars().all(part))
 }
 
 /// For fuzzing: whatever arrives, no parser panics.
