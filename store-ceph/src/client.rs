@@ -206,7 +206,7 @@ impl Images {
                 // What is left of it takes no space, and there is room for the bookkeeping of its removal.
                 self.empty(&id);
                 sleep(PAUSE);
-                self.make_trash().map_err(wrong)?;
+                let _ = self.make_trash();
             }
             match self.move_listed(name) {
                 Ok(()) => break,
@@ -241,9 +241,10 @@ impl Images {
         }
     }
 
+    /// Frees the space of an image that is to be removed.
     fn empty(&self, id: &str) {
         if let Ok(image) = self.pool.open(Which::Id(id), None, Mode::Write) {
-            if let Err(errno) = image.resize(0) {
+            if let Err(errno) = self.remove_snapshot(&image).and_then(|()| image.resize(0)) {
                 tracing::debug!(%errno, "an image that is to be removed could not be emptied first");
             }
             let _ = image.close();
