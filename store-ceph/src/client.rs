@@ -834,12 +834,18 @@ impl Images {
     }
 
     pub(crate) fn capacity(&self) -> Result<Capacity> {
-        let answer = self.cluster.mon_command(r#"{"prefix":"df","detail":"detail","format":"json"}"#);
-        let answer = answer.map_err(|e| from_errno("ask for the space left", e))?;
-        capacity(&answer, &self.place.pool).ok_or_else(|| {
+        self.space()?.ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "the cluster does not say how much space is left")
                 .with_hint("its manager counts that: see `ceph mgr stat`")
         })
+    }
+
+    /// The same, if the cluster has counted it.
+    pub(crate) fn space(&self) -> Result<Option<Capacity>> {
+        let answer = self.cluster.mon_command(r#"{"prefix":"df","detail":"detail","format":"json"}"#);
+        let answer = answer.map_err(|e| from_errno("ask for the space left", e))?;
+        let data_pool = self.layout.data_pool.as_ref().unwrap_or(&self.place.pool);
+        Ok(capacity(&answer, &self.place.pool, data_pool))
     }
 }
 
@@ -983,8 +989,8 @@ fn snapshots(bytes: &[u8]) -> Option<Vec<u64>> {
     (0..count).map(|_| fields.long()).collect()
 }
 
-/// The space of a pool, from what `ceph df detail` says.
-fn capacity(json: &[u8], pool: &str) -> Option<Capacity> {
+/// The space for data in one pool of images that another lists, from what `ceph df detail` says.
+fn capacity(json: &[u8], pool: &str, data_pool: &str) -> Option<Capacity> {
     #[derive(Deserialize)]
     struct Df {
         pools: Vec<PoolDf>,
@@ -1004,14 +1010,24 @@ fn capacity(json: &[u8], pool: &str) -> Option<Capacity> {
         #[serde(default)]
         quota_bytes: u64,
     }
+    impl Stats {
+        fn free(&self) -> u64 {
+            match self.quota_bytes {
+                0 => self.max_avail,
+                quota => self.max_avail.min(quota.saturating_sub(self.stored)),
+            }
+        }
+    }
     let df: Df = serde_json::from_slice(json).ok()?;
-    let stats = df.pools.into_iter().find(|found| found.name == pool)?.stats;
-    let quota = match stats.quota_bytes {
-        0 => u64::MAX,
-        quota => quota.saturating_sub(stats.stored),
-    };
-    let free = stats.max_avail.min(quota);
-    Some(Capacity { total: stats.stored.saturating_add(free), free })
+    // As it is until the manager has reported for the first time.
+    if df.pools.iter().all(|pool| pool.stats.max_avail == 0 && pool.stats.stored == 0) {
+        return None;
+    }
+    let stats = |name| df.pools.iter().find(|pool| pool.name == name).map(|pool| &pool.stats);
+    let (listing, data) = (stats(pool)?, stats(data_pool)?);
+    // What lists them takes next to nothing, but must not be full.
+    let free = if listing.free() == 0 { 0 } else { data.free() };
+    Some(Capacity { total: data.stored.saturating_add(free), free })
 }
 
 fn open_pool(cluster: &Arc<Cluster>, config: &CephConfig, namespace: &str) -> Result<Pool> {
@@ -1219,7 +1235,7 @@ fn is_key(text: &str) -> bool {
 /// For fuzzing: whatever arrives, no parser panics.
 #[cfg(fuzzing)]
 pub(crate) fn parse_any(input: &[u8]) {
-    let _ = (pairs(input), Fields(input).text(), snapshots(input), capacity(input, "a"));
+    let _ = (pairs(input), Fields(input).text(), snapshots(input), capacity(input, "a", "b"));
 }
 
 #[cfg(test)]
@@ -1230,17 +1246,38 @@ mod tests {
 
     #[test]
     fn space_is_what_the_quota_and_the_cluster_leave() {
-        let df = |stored: u64, quota: u64| {
-            let stats =
-                format!(r#"{{"stored":{stored},"max_avail":1000,"quota_bytes":{quota},"objects":3}}"#);
-            let json = format!(r#"{{"stats":{{}},"pools":[{{"name":"a","id":1,"stats":{stats}}}]}}"#);
-            capacity(json.as_bytes(), "a").map(|space| (space.total, space.free))
+        let pool = |name: &str, stored: u64, free: u64, quota: u64| {
+            format!(
+                r#"{{"name":"{name}","id":1,"stats":{{"stored":{stored},"max_avail":{free},"quota_bytes":{quota},"objects":3}}}}"#
+            )
         };
-        assert_eq!(df(50, 0), Some((1050, 1000)));
-        assert_eq!(df(50, 500), Some((500, 450)));
-        assert_eq!(df(600, 500), Some((600, 0)));
-        assert_eq!(capacity(br#"{"pools":[]}"#, "a"), None);
-        assert_eq!(capacity(b"{", "a"), None);
+        let space = |pools: &[String], data_pool: &str| {
+            let json = format!(r#"{{"stats":{{}},"pools":[{}]}}"#, pools.join(","));
+            capacity(json.as_bytes(), "a", data_pool).map(|space| (space.total, space.free))
+        };
+        let alone = |stored, quota| space(&[pool("a", stored, 1000, quota)], "a");
+        assert_eq!(alone(50, 0), Some((1050, 1000)));
+        assert_eq!(alone(50, 500), Some((500, 450)));
+        assert_eq!(alone(600, 500), Some((600, 0)));
+        // The pool of the data counts, and that of the names only where it is full.
+        let both =
+            |quota, data_quota| space(&[pool("a", 9, 1000, quota), pool("b", 50, 700, data_quota)], "b");
+        assert_eq!(both(0, 0), Some((750, 700)));
+        assert_eq!(both(10, 0), Some((750, 700)));
+        assert_eq!(both(9, 0), Some((50, 0)));
+        assert_eq!(both(0, 60), Some((60, 10)));
+        assert_eq!(alone(0, 0), Some((1000, 1000)));
+        // Nobody has counted yet; or all is full.
+        assert_eq!(space(&[pool("a", 0, 0, 0), pool("b", 0, 0, 0)], "b"), None);
+        assert_eq!(space(&[pool("a", 1, 0, 0), pool("b", 0, 0, 0)], "b"), Some((0, 0)));
+        assert_eq!(space(&[pool("a", 0, 1000, 0)], "b"), None);
+        assert_eq!(capacity(b"{", "a", "a"), None);
+    }
+
+    #[test]
+    fn a_key_is_told_from_what_is_none() {
+        assert!(is_key("") && is_key("AQDJ1eZiAAAAABAAdTIzBDSZvGhBTXB5C9uI5g=="));
+        assert!(!is_key("aGVsbG8=") && !is_key("not base64!"));
     }
 
     proptest! {
@@ -1260,7 +1297,7 @@ mod tests {
 
         #[test]
         fn no_answer_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = (pairs(&bytes), Fields(&bytes).text(), snapshots(&bytes), capacity(&bytes, "a"));
+            let _ = (pairs(&bytes), Fields(&bytes).text(), snapshots(&bytes), capacity(&bytes, "a", "b"));
         }
     }
 }

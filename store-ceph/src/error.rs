@@ -36,8 +36,8 @@ pub(crate) fn from_errno(what: impl Display, errno: Errno) -> Error {
     }
 }
 
-const PERMISSIONS: &str = "the user needs the capabilities mon 'profile rbd' and osd 'profile rbd pool=POOL'; \
-     see `ceph auth get client.USER`";
+const PERMISSIONS: &str = "the user needs the capabilities mon 'profile rbd' and osd 'profile rbd pool=POOL', and in the \
+     latter 'profile rbd pool=DATA_POOL' where `data_pool` is set; see `ceph auth get client.USER`";
 
 #[cfg(test)]
 mod tests {

@@ -54,6 +54,21 @@ struct Staged {
 struct Open {
     image: Arc<Image>,
     id: Arc<str>,
+    short: Option<Short>,
+}
+
+/// The space that an image needs and that which is left, where it is too little.
+#[derive(Clone, Copy)]
+struct Short {
+    needed: u64,
+    free: u64,
+}
+
+impl Short {
+    fn into_error(self) -> Error {
+        let Self { needed, free } = self;
+        Error::new(ErrorKind::NoSpace, format!("the image needs {needed} bytes, and {free} are left"))
+    }
 }
 
 /// A write that is over.
@@ -91,6 +106,9 @@ impl CephUpload {
     }
 
     async fn write_data(&mut self, bytes: Bytes) -> Result<()> {
+        if let Some(short) = self.open.as_ref().and_then(|open| open.short) {
+            return Err(short.into_error());
+        }
         let end = self.offset + bytes.len() as u64;
         // A write that crosses the end of the image is cut short without an error.
         if end > self.size {
@@ -240,18 +258,22 @@ impl Steps for CephUpload {
 impl Staged {
     fn create(&self, hint: SizeHint) -> Result<Open> {
         let images = &self.store.images;
-        let room = || hint.needed().map(|needed| Ok((needed, images.capacity()?.free))).transpose();
+        let room = || match hint.needed() {
+            Some(needed) => Ok(images.space()?.map(|space| (needed, space))),
+            None => Ok(None),
+        };
         let (taken, room) = both(|| images.id_of(self.id.as_str()), room);
         if taken?.is_some() {
             return Err(Error::taken(&self.id));
         }
-        if let Some((needed, free)) = room? {
-            // An estimate: the cluster counts with a delay. What it lets pass fails later.
-            if needed > free {
-                let message = format!("the image needs {needed} bytes, and {free} are left");
-                return Err(Error::new(ErrorKind::NoSpace, message));
-            }
+        // An estimate: the cluster counts with a delay. What it lets pass fails later.
+        let short = room?.filter(|(needed, space)| *needed > space.free);
+        let short = short.map(|(needed, space)| (Short { needed, free: space.free }, needed > space.total));
+        // What is to be a clone takes no space. Only the first byte tells that it is none, unless nothing ever fits.
+        if let Some((short, _)) = short.filter(|(_, never)| *never || self.store.copy != CopyMode::Clone) {
+            return Err(short.into_error());
         }
+        let short = short.map(|(short, _)| short);
         let size = hint.total.unwrap_or_default();
         images.pool.create(&self.name, size, &images.layout).map_err(|errno| {
             let error = from_errno("create an image", errno);
@@ -262,14 +284,14 @@ impl Staged {
                 _ => error,
             }
         })?;
-        self.open()
+        Ok(Open { short, ..self.open()? })
     }
 
     fn open(&self) -> Result<Open> {
         let image = self.store.images.pool.open(Which::Name(&self.name), None, Mode::Write);
         let image = image.map_err(|e| from_errno("open the new image", e))?;
         let id = image.id().map_err(|e| from_errno("ask for the image's id", e))?.into();
-        Ok(Open { image: Arc::new(image), id })
+        Ok(Open { image: Arc::new(image), id, short: None })
     }
 
     fn clone_of(&self, at: &Location, size: u64) -> Result<Open> {
