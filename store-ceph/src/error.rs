@@ -11,7 +11,12 @@ pub(crate) fn from_errno(what: impl Display, errno: Errno) -> Error {
     let (kind, hint) = match errno {
         Errno::ENOENT => (Kind::NotFound, None),
         Errno::EEXIST => (Kind::AlreadyExists, None),
-        Errno::EPERM | Errno::EACCES | Errno::EROFS => (Kind::Denied, Some(PERMISSIONS)),
+        Errno::EPERM | Errno::EACCES => (Kind::Denied, Some(PERMISSIONS)),
+        // librbd's word for a lock that it could not take in time.
+        Errno::EROFS => (
+            Kind::Unavailable,
+            Some("the image's lock was not to be had; `ceph health detail` or `rbd status` tells why"),
+        ),
         Errno::EBUSY => (Kind::InUse, Some("another client has the image open; end it, and try again")),
         Errno::ENOTEMPTY => (Kind::InUse, Some("the image has snapshots or clones; remove those first")),
         Errno::ENOSPC => (Kind::NoSpace, Some("the cluster is full; delete blobs, or add OSDs")),
@@ -49,6 +54,7 @@ mod tests {
             (Errno::ENOENT, ErrorKind::NotFound),
             (Errno::EPERM, ErrorKind::Denied),
             (Errno::EACCES, ErrorKind::Denied),
+            (Errno::EROFS, ErrorKind::Unavailable),
             (Errno::EBUSY, ErrorKind::InUse),
             (Errno::ENOTEMPTY, ErrorKind::InUse),
             (Errno::EEXIST, ErrorKind::AlreadyExists),
