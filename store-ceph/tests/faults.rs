@@ -21,7 +21,7 @@ use bytes::Bytes;
 use conformance_tests::{Fixture, is_required};
 use futures::{StreamExt, TryStreamExt, stream};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use store_ceph::{CephBackend, CephConfig, Feature, InUse};
+use store_ceph::{CephBackend, CephConfig, CopyMode, Feature, InUse};
 use store_core::{Backend, BlobId, Chunk, Error, ErrorKind, Expect, Location, Secret, Size, Span, Store};
 
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -47,21 +47,31 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 29] = [
+    let tests: [Test; 41] = [
         ("a_stopped_osd_is_unavailable_until_it_goes_on", stopped_osd),
         ("an_upload_outlives_the_death_of_the_osd", killed_osd),
+        ("a_reader_outlives_the_death_of_the_osd", read_over_death),
+        ("a_stopped_osd_blocks_no_async_thread", not_blocked),
         ("a_cluster_without_monitor_is_unavailable", no_monitor),
+        ("an_upload_needs_no_monitor_for_a_while", monitor_stopped),
+        ("a_client_that_was_blocked_connects_anew", blocked),
+        ("a_cluster_that_is_full_is_no_space_and_lets_delete", full_cluster),
+        ("a_pool_that_was_full_before_lets_delete", full_before),
         ("a_quota_reached_in_mid_upload_is_no_space_and_leaves_nothing", quota),
         ("a_wrong_key_is_denied", wrong_key),
         ("a_user_without_permissions_is_denied", no_permissions),
+        ("a_user_that_may_only_read_reads", read_only_user),
         ("what_is_not_there_is_named", nothing_there),
         ("a_machine_without_librbd_is_told_the_package", no_library),
+        ("librados_writes_nothing_to_the_process_s_stderr", quiet),
+        ("stores_of_one_account_share_a_connection", one_connection),
         ("kill_9_leaves_whole_blobs_and_what_a_sweep_removes", kill_9),
         ("a_killed_writer_is_swept_from_a_full_pool", kill_9_full),
         ("a_blob_with_clones_stays_untouched", clones),
         ("a_blob_with_clones_goes_to_the_trash_if_that_is_wanted", trash),
         ("a_blob_that_is_open_to_write_is_in_use", watched),
         ("a_reader_of_a_deleted_blob_gets_no_zeros", deleted_under_reader),
+        ("a_reader_of_a_deleted_clone_gets_nothing_of_its_parent", deleted_clone_under_reader),
         ("a_slow_deletion_takes_no_later_blob_of_the_id", deleted_meanwhile),
         ("a_deletion_beside_sweeps_is_whole_or_not_at_all", deleted_beside_sweeps),
         ("a_clean_up_cut_short_by_a_kill_is_finished_by_a_sweep", killed_discard),
@@ -69,6 +79,8 @@ fn main() {
         ("a_move_to_the_trash_cut_short_is_in_no_sweeps_way", half_moved),
         ("a_commit_cut_short_by_a_kill_is_finished_by_a_sweep", half_renamed),
         ("a_removal_cut_short_by_a_kill_is_finished_by_a_sweep", half_removed),
+        ("an_image_that_is_just_being_made_is_not_swept", just_made),
+        ("an_upload_of_unknown_length_grows_and_is_whole", grown),
         ("other_programs_read_our_blobs", read_by_others),
         ("we_read_the_images_of_others", read_from_others),
         ("images_of_glance_store_are_ours_too", glance),
@@ -277,6 +289,177 @@ fn killed_osd() -> Outcome {
     })
 }
 
+fn read_over_death() -> Outcome {
+    let server = Own::start("reading", &["--bluestore"]);
+    run(async {
+        let mut config = server.0.own_namespace();
+        config.concurrency = 1;
+        let store = open(&config).await?;
+        let bytes = content(60, 48 << 20);
+        let at = put(&store, "a", &bytes).await?;
+        let reader = store.open(&at).await?;
+        let mut stream = std::pin::pin!(reader.stream(..)?);
+        let mut read = vec![stream.try_next().await?.unwrap()];
+        signal(server.0.osd, "KILL").unwrap();
+        let own = server.0.clone();
+        let restarting = tokio::task::spawn_blocking(move || own.restart().unwrap());
+        while let Some(piece) = stream.try_next().await? {
+            read.push(piece);
+        }
+        restarting.await.unwrap();
+        assert!(read.concat() == bytes);
+        Ok(())
+    })
+}
+
+fn not_blocked() -> Outcome {
+    let server = Own::start("single", &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outcome = runtime.block_on(async {
+        let backend = CephBackend::connect(&impatient(&server.0)).await?;
+        let store = Store::new("ceph", Arc::new(backend.clone()), Fixture::quick_options());
+        let at = put(&store, "a", &content(61, 1 << 20)).await?;
+        let mut writer = store.upload(&"b".parse()?, Expect::new()).await?;
+        let bytes = content(62, 32 << 20);
+        signal(server.0.osd, "STOP").unwrap();
+        let mut slowest = Duration::ZERO;
+        let ticking = async {
+            loop {
+                let begun = Instant::now();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                slowest = slowest.max(begun.elapsed());
+            }
+        };
+        let written = async {
+            writer.write(bytes).await?;
+            writer.finish().await.map(drop)
+        };
+        let work =
+            async { tokio::join!(backend.open(&at), backend.delete(&at), backend.capacity(), written) };
+        let (opened, deleted, _, written) = tokio::select! {
+            outcomes = work => outcomes,
+            () = ticking => unreachable!("it goes on for ever"),
+        };
+        signal(server.0.osd, "CONT").unwrap();
+        assert_kind(opened.map(drop), ErrorKind::Unavailable);
+        assert_kind(deleted, ErrorKind::Unavailable);
+        assert_kind(written, ErrorKind::Unavailable);
+        assert!(slowest < Duration::from_secs(1), "nothing else ran for {slowest:?}");
+        Ok::<_, Error>(())
+    });
+    outcome.map_err(|error| Failed::from(error.to_string()))
+}
+
+fn monitor_stopped() -> Outcome {
+    let server = Own::start("silent", &[]);
+    run(async {
+        let store = open(&impatient(&server.0)).await?;
+        let bytes = content(63, 24 << 20);
+        let mut writer = store.upload(&"a".parse()?, Expect::new()).await?;
+        writer.write(bytes.slice(..8 << 20)).await?;
+        signal(server.0.mon, "STOP").unwrap();
+        writer.write(bytes.slice(8 << 20..)).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        signal(server.0.mon, "CONT").unwrap();
+        let at = writer.finish().await?.location;
+        assert!(store.get(&at, ..).await? == bytes);
+        Ok(())
+    })
+}
+
+fn blocked() -> Outcome {
+    let server = Own::start("blocked", &[]);
+    run(async {
+        let config = server.0.config();
+        let store = open(&config).await?;
+        let bytes = content(64, 100_000);
+        let at = put(&store, "a", &bytes).await?;
+        let mut writer = store.upload(&"b".parse()?, Expect::new()).await?;
+        writer.write(bytes.clone()).await?;
+        let names = everything(&server.0, "");
+        let name = names.iter().find(|name| name.starts_with(".imagestore.")).unwrap();
+        let status =
+            server.0.tool("rbd", "admin", &["status", &format!("{}/{name}", server.0.pool)]).unwrap();
+        let address = status.lines().find_map(|line| line.trim().strip_prefix("watcher=")).unwrap();
+        let address = address.split(' ').next().unwrap();
+        server.0.tool("ceph", "admin", &["osd", "blocklist", "add", address]).unwrap();
+        until("it is blocked", async || store.open(&at).await.is_err()).await;
+        let error = assert_kind(store.open(&at).await.map(drop), ErrorKind::Unavailable);
+        assert!(error.hint().unwrap().contains("blocklist"), "{error:?}");
+        drop(writer);
+        // Stores of the same account, one after the other.
+        let other = CephConfig { object_size: Size(4 << 20), ..config.clone() };
+        CephBackend::connect(&other).await?.open(&at).await?;
+        let store = open(&config).await?;
+        assert!(store.get(&at, ..).await? == bytes);
+        put(&store, "c", &bytes).await.map(drop)
+    })
+}
+
+fn full_cluster() -> Outcome {
+    let server = Own::start("brimful", &["--size", "700M"]);
+    run(async {
+        let config = server.0.config();
+        let store = open(&config).await?;
+        let bytes = content(65, 32 << 20);
+        let mut put_there = Vec::new();
+        let error = loop {
+            assert!(put_there.len() < 60, "it is never full");
+            // Nobody is stopped before it is counted.
+            tokio::time::sleep(Duration::from_millis(30 * put_there.len() as u64)).await;
+            // Without a length: nobody asks for the space before.
+            let id = format!("a{}", put_there.len()).parse()?;
+            match store.put(&id, source(&bytes), Expect::new()).await {
+                Ok(blob) => put_there.push(blob.location),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        store.settle().await;
+        let at = put_there.pop().unwrap();
+        assert!(store.get(&at, ..).await? == bytes);
+        store.delete(&at).await?;
+        assert_kind(store.open(&at).await.map(drop), ErrorKind::NotFound);
+        for at in put_there {
+            store.delete(&at).await?;
+        }
+        until("there is room again", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            put(&store, "b", &bytes).await.is_ok()
+        })
+        .await;
+        assert_eq!(everything(&server.0, ""), ["b".to_owned()].into());
+        Ok(())
+    })
+}
+
+fn full_before() -> Outcome {
+    let server = Own::start("before", &[]);
+    run(async {
+        // Nothing was ever removed: there is no trash, and no room to make it.
+        const FILL: &str = "rbd.RBD().create(io, 'a', 24 << 20, old_format=False)\n\
+            image = rbd.Image(io, 'a')\n\
+            for n in range(24): image.write(b'x' * (1 << 20), n << 20)\n\
+            image.create_snap('snap'); image.protect_snap('snap'); image.close()";
+        server.0.python("", FILL, &[]).unwrap();
+        set_quota(&server.0, 8 << 20);
+        until("the pool is full", async || {
+            server.0.tool("ceph", "admin", &["health", "detail"]).unwrap().contains("POOL_FULL")
+        })
+        .await;
+        let store = open(&server.0.config()).await?;
+        assert_kind(put(&store, "b", &content(66, 1 << 20)).await, ErrorKind::NoSpace);
+        store.delete(&"rbd://a".parse()?).await?;
+        until("nothing is left", async || {
+            store.sweep(Duration::ZERO).await.unwrap();
+            let all = server.0.tool("rados", "admin", &["-p", &server.0.pool, "ls"]).unwrap();
+            !all.contains("rbd_data.") && everything(&server.0, "").is_empty()
+        })
+        .await;
+        Ok(())
+    })
+}
+
 fn no_monitor() -> Outcome {
     let server = Own::start("monitor", &[]);
     run(async {
@@ -326,8 +509,21 @@ fn quota() -> Outcome {
         let store = open(&config).await?;
         let small = content(3, 1 << 20);
         let at = put(&store, "small", &small).await?;
+        let origin = put(&store, "origin", &content(30, 16 << 20)).await?;
         set_quota(&server.0, 24 << 20);
-        until("the quota counts", async || store.capacity().await.is_ok_and(|c| c.total <= 24 << 20)).await;
+        until("the quota counts", async || {
+            store.capacity().await.is_ok_and(|c| c.total <= 24 << 20 && c.free < 12 << 20)
+        })
+        .await;
+        // What takes no space needs none.
+        let mut config = config.clone();
+        config.copy = CopyMode::Clone;
+        let cloning = open(&config).await?;
+        let copy = cloning.copy(&origin, &"copy".parse()?, |_| {}).await?.location;
+        assert!(store.get(&copy, ..).await? == content(30, 16 << 20));
+        assert_kind(put(&cloning, "full", &content(31, 16 << 20)).await, ErrorKind::NoSpace);
+        store.delete(&copy).await?;
+        store.delete(&origin).await?;
         // What cannot fit is refused before the first byte.
         let expect = Expect::new().size(1 << 30);
         assert_kind(store.upload(&"large".parse()?, expect).await, ErrorKind::NoSpace);
@@ -378,6 +574,34 @@ fn no_permissions() -> Outcome {
     })
 }
 
+fn read_only_user() -> Outcome {
+    run(async {
+        let server = calm();
+        let config = server.own_namespace();
+        let bytes = content(67, 3 << 20);
+        let at = put(&open(&config).await?, "a", &bytes).await?;
+        let keyring = server.conf.with_file_name("reader.keyring");
+        let osd = format!("profile rbd-read-only pool={}", server.pool);
+        let caps = ["mon", "profile rbd", "osd", &osd, "-o", keyring.to_str().unwrap()];
+        let add = [&["auth", "get-or-create", "client.reader"][..], &caps].concat();
+        server.tool("ceph", "admin", &add).unwrap();
+        let reading = CephConfig {
+            user: "reader".to_owned(),
+            keyring: Some(keyring),
+            create_namespace: false,
+            ..config
+        };
+        let store = open(&reading).await?;
+        assert!(store.get(&at, ..).await? == bytes);
+        assert_eq!(store.list().count().await, 1);
+        let error = assert_kind(put(&store, "b", &bytes).await, ErrorKind::Denied);
+        assert!(error.hint().unwrap().contains("profile rbd"), "{error:?}");
+        assert_kind(store.delete(&at).await, ErrorKind::Denied);
+        assert!(store.get(&at, ..).await? == bytes);
+        Ok(())
+    })
+}
+
 fn nothing_there() -> Outcome {
     run(async {
         let server = calm();
@@ -392,6 +616,15 @@ fn nothing_there() -> Outcome {
         assert!(assert_kind(error, ErrorKind::Invalid).message().contains("`nonesuch`"));
         let error = wrong(|c| c.keyring = Some("/nonexistent".into())).await;
         assert!(assert_kind(error, ErrorKind::Denied).hint().unwrap().contains("keyring"));
+        let unresolved = |c: &mut CephConfig| {
+            (c.conf, c.mon_host) = (None, Some("nonesuch.invalid".into()));
+        };
+        let error = assert_kind(wrong(unresolved).await, ErrorKind::Invalid);
+        assert!(error.message().contains("`mon_host`"), "{error}");
+        let error = wrong(|c| (c.keyring, c.key) = (None, Some(Secret::new("rubbish")))).await;
+        assert!(assert_kind(error, ErrorKind::Invalid).hint().unwrap().contains("`key`"));
+        let error = wrong(|c| c.keyring = Some("/etc/hostname".into())).await;
+        assert!(assert_kind(error, ErrorKind::Invalid).message().contains("keyring"));
         let error = wrong(|c| c.conf = Some("/nonexistent".into())).await;
         assert!(assert_kind(error, ErrorKind::Invalid).message().contains("/nonexistent"));
         Ok(())
@@ -403,6 +636,14 @@ fn again(task: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(CHILD, task).stdin(Stdio::null());
     command
+}
+
+/// Waits until a process says something.
+fn first_line(child: &mut std::process::Child) -> String {
+    let mut line = String::new();
+    let said = child.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).unwrap();
+    line
 }
 
 fn child(task: &str) {
@@ -428,6 +669,29 @@ fn child(task: &str) {
                 }
             }
             "churn" => churn(&config).await,
+            "list" => {
+                let all: Vec<_> = open(&config).await.unwrap().list().try_collect().await.unwrap();
+                println!("{}", all.len());
+            }
+            "share" => {
+                // A connection has threads of its own.
+                let threads = || {
+                    std::fs::read_dir("/proc/self/task").unwrap().flatten().filter(|thread| {
+                        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+                        name.starts_with("msgr-worker") || name.starts_with("ms_dispatch")
+                    })
+                };
+                let first = CephBackend::connect(&config).await.unwrap();
+                let one = threads().count();
+                config.namespace = None;
+                config.object_size = Size(1 << 20);
+                let second = CephBackend::connect(&config).await.unwrap();
+                let two = threads().count();
+                config.operation_timeout = Span(Duration::from_secs(77));
+                let third = CephBackend::connect(&config).await.unwrap();
+                println!("{one} {two} {}", threads().count());
+                drop((first, second, third));
+            }
             "abandon" => {
                 // Many of them take their time.
                 config.object_size = Size(128 << 10);
@@ -458,6 +722,30 @@ fn no_library() -> Outcome {
     let output = again("open").env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.starts_with("unsupported: ") && said.contains("librbd1"), "{said} {output:?}");
+    Ok(())
+}
+
+fn quiet() -> Outcome {
+    let conf = conf_with("log_to_stderr = true\nerr_to_stderr = true\ndebug_ms = 1\ndebug_rados = 20");
+    let mut server = calm().clone();
+    server.conf = conf.path().into();
+    let config = calm().own_namespace();
+    run(async { open(&config).await.map(drop) })?;
+    let output = again(&task("list", &server, &config.namespace.unwrap())).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!((&*output.stdout, &*output.stderr), (&b"0\n"[..], &b""[..]));
+    Ok(())
+}
+
+fn one_connection() -> Outcome {
+    let config = calm().own_namespace();
+    run(async { open(&config).await.map(drop) })?;
+    let output = again(&task("share", calm(), &config.namespace.unwrap())).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let counts: Vec<usize> = said.split_whitespace().map(|count| count.parse().unwrap()).collect();
+    let [one, two, three] = counts[..] else { panic!("{said}") };
+    assert!(one > 0 && two == one && three > two, "{said}");
     Ok(())
 }
 
@@ -533,10 +821,7 @@ fn kill_9_full() -> Outcome {
     run(async {
         let store = open(&server.0.config()).await?;
         let mut child = again(&task("begin", &server.0, "-")).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-            .unwrap();
-        assert_eq!(line, "written\n");
+        assert_eq!(first_line(&mut child), "written\n");
         child.kill().unwrap();
         child.wait().unwrap();
         set_quota(&server.0, 8 << 20);
@@ -658,9 +943,7 @@ fn watched() -> Outcome {
         let mut holder = limited("/usr/bin/python3");
         holder.arg("-c").arg(format!("{PROLOGUE}{HOLD}")).arg(&calm().conf).args([&config.pool, &namespace]);
         let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
-            .unwrap();
+        first_line(&mut holder);
         assert_kind(store.delete(&at).await, ErrorKind::InUse);
         assert!(store.get(&at, ..).await.unwrap() == content(10, 1 << 20));
         drop(holder.stdin.take());
@@ -698,6 +981,32 @@ fn deleted_under_reader() -> Outcome {
             }
         };
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        Ok(())
+    })
+}
+
+fn deleted_clone_under_reader() -> Outcome {
+    run(async {
+        const SIZE: u64 = 24 << 20;
+        let mut config = calm().own_namespace();
+        config.concurrency = 1;
+        let namespace = config.namespace.clone().unwrap();
+        let store = open(&config).await?;
+        put(&store, "parent", &content(70, SIZE as usize)).await?;
+        let dest = format!("{}/{namespace}/child", config.pool);
+        rbd(&config, &["clone", "--snap", "snap", "parent", "--dest", &dest]).unwrap();
+        const CHANGE: &str = "image = rbd.Image(io, 'child')\n\
+            for n in range(24): image.write(bytes([n + 1]) * (1 << 20), n << 20)\n\
+            image.create_snap('snap'); image.protect_snap('snap'); image.close()";
+        calm().python(&namespace, CHANGE, &[]).unwrap();
+        let backend = CephBackend::connect(&config).await?;
+        let at = store.locate(&"child".parse()?).await?;
+        let mut chunks = backend.open(&at).await?.read(0..SIZE).await?;
+        let first = chunks.try_next().await?.unwrap();
+        assert!(first.into_bytes().flatten().all(|byte| byte == 1 || byte == 2));
+        store.delete(&at).await?;
+        let rest: Result<Vec<Chunk>, Error> = chunks.try_collect().await;
+        assert_kind(rest, ErrorKind::NotFound);
         Ok(())
     })
 }
@@ -798,19 +1107,17 @@ fn killed_discard() -> Outcome {
         let store = open(&config).await?;
         let mut slow = calm().clone();
         slow.conf = conf.path().into();
-        for round in 0..6 {
+        // The name goes first, then the data, one object after the other.
+        const KILL: &str = "import os, time\n\
+            while any(object.key.startswith('rbd_id.') for object in io.list_objects()): pass\n\
+            time.sleep(0.4); os.kill(int(sys.argv[1]), 9)";
+        for _ in 0..2 {
             let mut child =
                 again(&task("abandon", &slow, &namespace)).stdout(Stdio::piped()).spawn().unwrap();
-            let mut line = String::new();
-            std::io::BufRead::read_line(
-                &mut std::io::BufReader::new(child.stdout.take().unwrap()),
-                &mut line,
-            )
-            .unwrap();
-            assert_eq!(line, "abandoned\n");
-            tokio::time::sleep(Duration::from_millis(300 + 350 * round)).await;
-            child.kill().unwrap();
+            assert_eq!(first_line(&mut child), "abandoned\n");
+            calm().python(&namespace, KILL, &[&child.id().to_string()]).unwrap();
             child.wait().unwrap();
+            assert!(parts(&namespace).iter().any(|part| part.starts_with("rbd_data.")));
         }
         until("all of it is gone", async || {
             store.sweep(Duration::ZERO).await.unwrap();
@@ -845,7 +1152,7 @@ fn half_moved() -> Outcome {
         let config = calm().own_namespace();
         let namespace = config.namespace.clone().unwrap();
         let store = open(&config).await?;
-        for name in ["named", "listed", "moved", "back", "foreign"] {
+        for name in ["named", "listed", "moved", "back", "foreign", "kept"] {
             put(&store, name, &content(52, 300_000)).await?;
         }
         const LEAVE: &str = "import struct\n\
@@ -864,14 +1171,17 @@ fn half_moved() -> Outcome {
             cut('back', 3, True, False)\n\
             entry('abcdef', 'headless', 0); entry('abcde', '.imagestore.01.half', 1)\n\
             rbd.RBD().trash_move(io, 'foreign', 0)\n\
+            image = rbd.Image(io, 'kept', read_only=True); entry(image.id(), '.imagestore.03.kept', 0); image.close()\n\
             name = '.imagestore.00.held'\n\
             rbd.RBD().create(io, name, 1 << 20)\n\
             image = rbd.Image(io, name); image.create_snap('of others'); image.close()\n\
             rbd.RBD().create(io, '.imagestore.02.left', 1 << 20)";
         calm().python(&namespace, LEAVE, &[]).unwrap();
         assert_eq!(store.sweep(Duration::ZERO).await?.uploads, 1);
-        let left = ["back", "trash/.imagestore.00.held", "trash/foreign"].map(str::to_owned);
+        let left = ["back", "kept", "trash/.imagestore.00.held", "trash/foreign"].map(str::to_owned);
         assert_eq!(everything(calm(), &namespace), left.into());
+        // It was committed after all.
+        store.delete(&store.locate(&"kept".parse()?).await?).await?;
         let back = store.locate(&"back".parse()?).await?;
         assert!(store.get(&back, ..).await? == content(52, 300_000));
         Ok(())
@@ -923,6 +1233,42 @@ fn half_removed() -> Outcome {
         store.sweep(Duration::ZERO).await?;
         assert_eq!(everything(calm(), &namespace), ["other".to_owned()].into());
         Ok(())
+    })
+}
+
+/// librbd lists a name before it makes its object.
+fn just_made() -> Outcome {
+    run(async {
+        let config = calm().own_namespace();
+        let namespace = config.namespace.clone().unwrap();
+        let backend = CephBackend::connect(&config).await?;
+        const LIST: &str = "def text(t): return len(t).to_bytes(4, 'little') + t.encode()\n\
+            io.execute('rbd_directory', 'rbd', 'dir_add_image', text('.imagestore.0123.blob') + text('abcdef'))";
+        const NAME: &str = "id = b'abcdef'; io.write_full('rbd_id..imagestore.0123.blob', len(id).to_bytes(4, 'little') + id)";
+        calm().python(&namespace, LIST, &[]).unwrap();
+        let sweeping = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.sweep(Duration::from_secs(3600)).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        calm().python(&namespace, NAME, &[]).unwrap();
+        assert_eq!(sweeping.await.unwrap()?.uploads, 0);
+        assert_eq!(everything(calm(), &namespace), [".imagestore.0123.blob".to_owned()].into());
+        backend.sweep(Duration::ZERO).await?;
+        assert_eq!(everything(calm(), &namespace), BTreeSet::new());
+        Ok(())
+    })
+}
+
+fn grown() -> Outcome {
+    run(async {
+        let store = open(&calm().own_namespace()).await?;
+        let bytes = content(71, (130 << 20) + 123);
+        let at = store.put(&"a".parse()?, source(&bytes), Expect::new()).await?.location;
+        assert_eq!(store.stat(&at).await?.size, bytes.len() as u64);
+        let read: Vec<Bytes> = store.open(&at).await?.stream(..)?.try_collect().await?;
+        assert!(read.concat() == bytes);
+        store.delete(&at).await
     })
 }
 
@@ -1160,8 +1506,19 @@ fn data_pool() -> Outcome {
         config.data_pool = Some("data".to_owned());
         // Glance's user may not use that pool.
         let denied = open(&config).await?;
-        assert_kind(put(&denied, "denied", &content(18, 1000)).await, ErrorKind::Denied);
+        let error = assert_kind(put(&denied, "denied", &content(18, 1000)).await, ErrorKind::Denied);
+        assert!(error.hint().unwrap().contains("DATA_POOL"), "{error:?}");
         keeps_data(server, &mut config).await?;
+        // Its quota counts.
+        let store = open(&config).await?;
+        let quota = |bytes: &str| {
+            server.tool("ceph", "admin", &["osd", "pool", "set-quota", "data", "max_bytes", bytes]).unwrap();
+        };
+        quota("67108864");
+        until("the quota counts", async || store.capacity().await.is_ok_and(|c| c.total <= 64 << 20)).await;
+        let expect = Expect::new().size(1 << 30);
+        assert_kind(store.upload(&"large".parse()?, expect).await, ErrorKind::NoSpace);
+        quota("0");
         config.data_pool = Some("nonesuch".to_owned());
         let error = put(&open(&config).await?, "nowhere", &content(18, 1000)).await.unwrap_err();
         assert!(error.hint().is_some_and(|hint| hint.contains("data_pool")), "{error:?}");
