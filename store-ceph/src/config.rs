@@ -241,6 +241,10 @@ impl Config for CephConfig {
         Self::check(self)
     }
 
+    fn read_only(&mut self) {
+        self.create_namespace = false;
+    }
+
     async fn connect(self, _: &str) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(CephBackend::connect(&self).await?))
     }
