@@ -165,7 +165,7 @@ fn window() -> Size {
 }
 
 fn concurrency() -> u32 {
-    4
+    6
 }
 
 impl S3Config {
