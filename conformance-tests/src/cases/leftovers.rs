@@ -280,6 +280,16 @@ pub(super) async fn is_undone(fixture: &Fixture, store: &Store, done: &[BlobId],
     outcome.map_err(|failure| failure.at(format!("cancelled after {polls} poll(s)")))
 }
 
+/// A call that came to its end has worked.
+async fn is_whole(
+    fixture: &Fixture,
+    content: &Content,
+    blob: &store_core::Result<store_core::Blob>,
+) -> Outcome {
+    let blob = blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;
+    content.is_at(&fixture.store().await?, &blob.location).await
+}
+
 async fn a_put_cancelled_anywhere_leaves_nothing(fixture: &Fixture) -> Outcome {
     let store = fixture.store().await?;
     let content = content(&store);
@@ -290,9 +300,7 @@ async fn a_put_cancelled_anywhere_leaves_nothing(fixture: &Fixture) -> Outcome {
         let source = content.source().pieces(700_001).stream();
         let put = polled(store.put(&id, source, Expect::new().size(content.len())), polls).await;
         if let Some(blob) = &put {
-            let blob =
-                blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;
-            content.is_at(&fixture.store().await?, &blob.location).await?;
+            is_whole(fixture, &content, blob).await?;
             done.push(id);
         }
         is_undone(fixture, &store, &done, polls).await?;
@@ -314,9 +322,7 @@ async fn a_put_of_a_file_cancelled_anywhere_leaves_nothing(fixture: &Fixture) ->
         let put = store.put_file(&id, std::sync::Arc::clone(&file), Expect::new(), |_| {});
         let put = polled(put, polls).await;
         if let Some(blob) = &put {
-            let blob =
-                blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;
-            content.is_at(&fixture.store().await?, &blob.location).await?;
+            is_whole(fixture, &content, blob).await?;
             done.push(id);
         }
         is_undone(fixture, &store, &done, polls).await?;
@@ -333,9 +339,7 @@ async fn a_finish_cancelled_anywhere_leaves_nothing(fixture: &Fixture) -> Outcom
         let id = fixture.id("cancel");
         let finished = polled(begun(&store, &id).await?.finish(), polls).await;
         if let Some(blob) = &finished {
-            let blob =
-                blob.as_ref().map_err(|error| Failure::broken(format!("this must work, but: {error}")))?;
-            content(&store).is_at(&fixture.store().await?, &blob.location).await?;
+            is_whole(fixture, &content(&store), blob).await?;
             done.push(id);
         }
         is_undone(fixture, &store, &done, polls).await?;
