@@ -838,9 +838,11 @@ impl Client {
         &self,
         key: &str,
         upload: &str,
-        parts: Vec<CompletedPart>,
+        mut parts: Vec<CompletedPart>,
         only: Only<'_>,
     ) -> Result<()> {
+        // They are there in any order, and must be named in theirs.
+        parts.sort_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let mut call = keyed!(self, self.s3.complete_multipart_upload().bucket(&self.bucket).key(key))
             .upload_id(upload)

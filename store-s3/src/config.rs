@@ -165,7 +165,7 @@ fn window() -> Size {
 }
 
 fn concurrency() -> u32 {
-    6
+    8
 }
 
 impl S3Config {

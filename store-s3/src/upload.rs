@@ -142,9 +142,9 @@ impl S3Upload {
         Ok(())
     }
 
-    /// Waits for the oldest part on its way.
+    /// Waits for one part on its way, whichever is stored first.
     async fn land(&mut self) -> Result<()> {
-        match self.flying.next().await.transpose()? {
+        match self.flying.first().await.transpose()? {
             Some(Landed::Part(part)) => self.parts.push(part),
             Some(Landed::Piece(piece)) => {
                 self.gathering.iter_mut().for_each(|gathering| gathering.pieces.push(piece.clone()));

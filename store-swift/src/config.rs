@@ -211,15 +211,15 @@ pub enum LargeObjects {
 }
 
 fn segment_size() -> Size {
-    Size(12 << 20)
+    Size(16 << 20)
 }
 
 fn read_size() -> Size {
-    Size(12 << 20)
+    Size(16 << 20)
 }
 
 fn window() -> Size {
-    Size(48 << 20)
+    Size(64 << 20)
 }
 
 fn concurrency() -> u32 {
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_named() {
-        assert_eq!(check("container = 'c'").unwrap().window.0, 48 << 20);
+        assert_eq!(check("container = 'c'").unwrap().window.0, 64 << 20);
         assert!(check(&format!("container = '{}'\nmulti_tenant = true", "c".repeat(46))).is_ok());
         assert!(check("container = 'c'\nauth_url = 'http://127.0.0.1:5000/v3'\nprefix = 'a/b/'").is_ok());
         for (text, named) in [

@@ -152,7 +152,8 @@ fn round<const ROUND: usize, const FACTOR: usize, const FIRST: usize>(
     macro_rules! steps {
         ($($step:literal)*) => {$(
             let word = words[($step * FACTOR + FIRST) % 16] + u32x4::splat(SINES[ROUND * 16 + $step]);
-            let sum = a + mix(b, c, d) + word;
+            // In this order: what was mixed is there last.
+            let sum = (a + word) + mix(b, c, d);
             let shift = SHIFTS[ROUND][$step % 4];
             let turned = (sum << shift) | (sum >> (32 - shift));
             (a, b, c, d) = (d, b + turned, b, c);

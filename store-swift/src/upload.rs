@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -35,12 +35,16 @@ pub(crate) struct SwiftUpload {
     /// What the next segment has so far.
     filling: Payload,
     /// Segments on their way.
-    flying: InFlight<Request<Segment>>,
+    flying: InFlight<Request<(usize, Segment)>>,
+    /// Those that are stored before one with a lower number is.
+    early: BTreeMap<usize, Segment>,
     segments: Vec<Segment>,
     /// Segments that are lists of segments, where there are too many for one.
     groups: Vec<Segment>,
     grouping: Pending<Segment>,
     started: usize,
+    /// How many are stored, without a gap.
+    stored: usize,
 }
 
 /// Where an upload goes.
@@ -94,10 +98,12 @@ impl SwiftUpload {
             looking,
             filling: Payload::default(),
             flying: InFlight::default(),
+            early: BTreeMap::new(),
             segments: Vec::new(),
             groups: Vec::new(),
             grouping: Pending::default(),
             started: 0,
+            stored: 0,
         })
     }
 
@@ -148,12 +154,16 @@ impl SwiftUpload {
         Ok(())
     }
 
-    /// Waits for the oldest segment on its way.
+    /// Waits for one segment on its way, whichever is stored first.
     async fn land(&mut self) -> Result<()> {
-        if self.segments.len() == self.target.store.client.limits.max_segments {
-            self.group().await?;
+        self.early.extend(self.flying.first().await.transpose()?);
+        while self.early.contains_key(&self.stored) {
+            if self.segments.len() == self.target.store.client.limits.max_segments {
+                self.group().await?;
+            }
+            self.segments.extend(self.early.remove(&self.stored));
+            self.stored += 1;
         }
-        self.segments.extend(self.flying.next().await.transpose()?);
         self.check_free(true).await
     }
 
@@ -189,7 +199,8 @@ impl SwiftUpload {
         let len = payload.len();
         self.started += 1;
         let target = Arc::clone(&self.target);
-        self.flying.push(Request::spawn(async move { target.segment(number, payload).await }), len);
+        let segment = async move { Ok((number, target.segment(number, payload).await?)) };
+        self.flying.push(Request::spawn(segment), len);
         if self.total.is_none() {
             if number == 0 {
                 self.land().await?;
@@ -251,7 +262,8 @@ impl Steps for SwiftUpload {
             }
             let (target, part, number) = (Arc::clone(&self.target), part.clone(), self.started);
             self.started += 1;
-            self.flying.push(Request::spawn(async move { target.copy_segment(number, part).await }), 0);
+            let copied = async move { Ok((number, target.copy_segment(number, part).await?)) };
+            self.flying.push(Request::spawn(copied), 0);
         }
         Ok(())
     }
@@ -637,17 +649,17 @@ mod tests {
     #[test]
     fn segments_are_as_large_as_a_length_needs() {
         for (total, size) in
-            [(0, 12), (12_000 * MIB, 12), (12_000 * MIB + 1, 13), (47_999 * MIB, 48), (u64::MAX, 48)]
+            [(0, 16), (16_000 * MIB, 16), (16_000 * MIB + 1, 17), (63_999 * MIB, 64), (u64::MAX, 64)]
         {
-            assert_eq!(fitting(12 * MIB, 48 * MIB, total, 1000), size * MIB, "{total}");
+            assert_eq!(fitting(16 * MIB, 64 * MIB, total, 1000), size * MIB, "{total}");
         }
-        assert_eq!(fitting(12 * MIB, 3 * MIB, 1 << 40, 1000), 12 * MIB);
+        assert_eq!(fitting(16 * MIB, 3 * MIB, 1 << 40, 1000), 16 * MIB);
     }
 
     #[test]
     fn segments_grow_while_the_length_is_not_known() {
         let all = |most: u64| {
-            let (mut size, mut all) = (12 * MIB, CHUNK as u64);
+            let (mut size, mut all) = (16 * MIB, CHUNK as u64);
             for started in 1..1000 {
                 size = grown(size, most, started);
                 all += size;
@@ -655,7 +667,7 @@ mod tests {
             (size / MIB, all >> 30)
         };
         // What the README says of one list of segments; where there may be lists of lists, they stay as they are.
-        assert_eq!(all(48 * MIB), (48, 35));
-        assert_eq!(all(12 * MIB), (12, 11));
+        assert_eq!(all(64 * MIB), (64, 46));
+        assert_eq!(all(16 * MIB), (16, 15));
     }
 }

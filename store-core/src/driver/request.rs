@@ -1,6 +1,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -140,6 +141,20 @@ impl<R: Future + Unpin> InFlight<R> {
             self.held -= held;
         }
         Some(outcome)
+    }
+
+    /// Waits for whichever ends first, as [`next`](Self::next) does for the oldest one.
+    pub async fn first(&mut self) -> Option<R::Output> {
+        poll_fn(|context| {
+            for index in 0..self.requests.len() {
+                if let Poll::Ready(outcome) = Pin::new(&mut self.requests[index].0).poll(context) {
+                    self.held -= self.requests.remove(index).map_or(0, |(_, held)| held);
+                    return Poll::Ready(Some(outcome));
+                }
+            }
+            if self.requests.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
     }
 }
 
@@ -326,6 +341,25 @@ mod tests {
         assert!(flight.has_room(7, 10, 2));
         assert_eq!(flight.next().await.unwrap().unwrap(), 2);
         assert!(flight.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_is_not_in_the_way_of_a_later_one() {
+        let mut flight = InFlight::default();
+        for (number, seconds) in [(1, 9), (2, 3), (3, 6)] {
+            let slow = async move {
+                sleep(Duration::from_secs(seconds)).await;
+                Ok(number)
+            };
+            flight.push(Request::spawn(slow), 5);
+        }
+        assert!(timeout(Duration::from_secs(1), flight.first()).await.is_err(), "none has ended yet");
+        let mut ended = Vec::new();
+        while let Some(outcome) = flight.first().await {
+            ended.push(outcome.unwrap());
+            assert!(flight.has_room(5 * ended.len() as u64, 15, 4), "what {ended:?} held is free");
+        }
+        assert_eq!(ended, [2, 3, 1]);
     }
 
     #[tokio::test(start_paused = true)]
