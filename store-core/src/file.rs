@@ -6,7 +6,10 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self},
 };
-use rustix::{fs::SeekFrom, io::Errno};
+use rustix::{
+    fs::{FallocateFlags, SeekFrom},
+    io::Errno,
+};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, spawn_blocking},
@@ -62,6 +65,8 @@ pub async fn write(
     mut chunks: ChunkStream,
     progress: impl Fn(u64) + Send + Sync,
 ) -> Result<u64> {
+    let target = Arc::clone(&file);
+    let ahead = blocking(move || Ok(allocates_late(&target))).await?;
     let mut offset = 0;
     let mut pending: Option<JoinHandle<Result<()>>> = None;
     while let Some(chunk) = chunks.try_next().await? {
@@ -78,8 +83,13 @@ pub async fn write(
                 for run in runs(at, bytes, Some(HOLE)) {
                     let len = run.len();
                     if let Chunk::Data(bytes) = run {
-                        file.write_all_at(&bytes, at)
-                            .map_err(|e| Error::from_io("cannot write the file", e))?;
+                        let write = || {
+                            if ahead {
+                                allocate(&file, at, len)?;
+                            }
+                            file.write_all_at(&bytes, at)
+                        };
+                        write().map_err(|e| Error::from_io("cannot write the file", e))?;
                     }
                     at += len;
                 }
@@ -93,6 +103,29 @@ pub async fn write(
     blocking(move || file.set_len(offset).map_err(|e| Error::from_io("cannot set the file's length", e)))
         .await?;
     Ok(offset)
+}
+
+/// Shorter runs of bytes get their blocks as they are written.
+const ALLOCATED: u64 = 256 << 10;
+
+/// Whether a file system looks for the place of each block by itself when it is written: ext4, where a GiB whose blocks
+/// were allocated before is written in two thirds of the time. Others gain nothing by it, and a share would be asked
+/// each time.
+fn allocates_late(file: &File) -> bool {
+    const EXT4: u32 = 0xef53;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u32 == EXT4)
+}
+
+/// Allocates the blocks of what is about to be written (fallocate(2)). Fails where there is no room for it; what else is
+/// in the way, the write tells.
+fn allocate(file: &File, at: u64, len: u64) -> io::Result<()> {
+    if len < ALLOCATED {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, at, len) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a file share all blocks of another (ioctl_ficlone(2)); false where the file system cannot.
@@ -125,13 +158,23 @@ pub async fn copy(source: Arc<File>, target: Arc<File>, range: Range<u64>) -> Re
     let copied = blocking(move || {
         let failed = |error| Error::from_io("cannot copy the file", error);
         let whole = source.metadata().map_err(failed)?.len();
+        let ahead = allocates_late(&target);
         let (mut at, mut any) = (range.start, false);
         while let Some(extent) = next_extent(&source, at, range.end).map_err(failed)? {
             at = extent.start;
             while at < extent.end && still_wanted.strong_count() > 0 {
                 let (mut from, mut to) = (at, at);
-                let step = (extent.end - at).min(COPIED) as usize;
-                match rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), step) {
+                let step = (extent.end - at).min(COPIED);
+                if ahead {
+                    allocate(&target, at, step).map_err(failed)?;
+                }
+                match rustix::fs::copy_file_range(
+                    &source,
+                    Some(&mut from),
+                    &target,
+                    Some(&mut to),
+                    step as usize,
+                ) {
                     Ok(0) => {
                         let message = format!(
                             "the file ends at {at}, before the {} bytes that it should have",

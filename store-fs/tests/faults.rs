@@ -33,7 +33,7 @@ fn main() {
         return child(&task);
     }
     type Test = (&'static str, fn() -> Outcome);
-    let tests: [Test; 43] = [
+    let tests: [Test; 44] = [
         ("kill_9_leaves_whole_blobs_or_nothing_unnamed", || kill_9(Staging::Unnamed)),
         ("kill_9_leaves_whole_blobs_or_nothing_named", || kill_9(Staging::Directory)),
         ("bytes_are_durable_before_the_name_and_the_name_before_success_unnamed", || {
@@ -56,6 +56,7 @@ fn main() {
         ("a_read_error_within_a_copy_of_the_kernel_is_corrupt", copy_error),
         ("a_full_disk_is_noticed_before_the_first_byte", full_disk_known_size),
         ("a_disk_that_fills_up_keeps_nothing", full_disk_unknown_size),
+        ("a_disk_that_fills_up_under_a_download_is_no_space", full_disk_of_a_download),
         ("the_configured_space_is_left_free", leaves_reserve),
         ("two_uploads_do_not_count_on_the_same_space", reserve_taken_twice),
         ("a_read_only_file_system_reads_and_refuses_writes", read_only_file_system),
@@ -616,6 +617,41 @@ fn full_disk_unknown_size() -> Outcome {
                 free_again(&store, free).await
             })?;
         }
+    }
+    Ok(())
+}
+
+fn full_disk_of_a_download() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    for mounted in [
+        Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "none"])?,
+        Mounted::loopback(&["mkfs.ext4", "-q"], 32 << 20)?,
+    ] {
+        runtime().block_on(async {
+            let store = store(FsConfig::new(dir.path()))?;
+            let target = || Arc::new(tempfile::tempfile_in(&mounted.path).unwrap());
+            for (size, fits) in [(8 << 20, true), (64 << 20, false)] {
+                let blob = store.put(&BlobId::random(), source(size), Expect::new()).await;
+                let reader = text(store.open(&text(blob)?.location).await)?;
+                let (copied, written) = (target(), target());
+                let by_kernel = reader.save(Arc::clone(&copied), |_| ()).await;
+                let chunks = text(reader.chunks(..))?;
+                if fits {
+                    check(text(by_kernel)? == size as u64, "the length")?;
+                    drop(copied);
+                    text(store_core::file::write(Arc::clone(&written), chunks, |_| ()).await)?;
+                    let found = written.metadata().unwrap();
+                    let taken = found.blocks() * 512;
+                    check((found.len(), taken) == (size as u64, size as u64), format!("{found:?} {taken}"))?;
+                } else {
+                    kind_is(by_kernel, ErrorKind::NoSpace, "a copy that fills the disk")?;
+                    copied.set_len(0).unwrap();
+                    let outcome = store_core::file::write(written, chunks, |_| ()).await;
+                    kind_is(outcome, ErrorKind::NoSpace, "a download that fills the disk")?;
+                }
+            }
+            Outcome::Ok(())
+        })?;
     }
     Ok(())
 }
