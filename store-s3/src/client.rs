@@ -20,7 +20,7 @@ use aws_sdk_s3::{
     presigning::PresigningConfig,
     primitives::ByteStream,
     types::{
-        BucketLocationConstraint, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
+        BucketLocationConstraint, ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart,
         CreateBucketConfiguration, ServerSideEncryption, StorageClass,
     },
 };
@@ -156,6 +156,8 @@ pub(crate) struct Object {
     pub(crate) etag: Option<String>,
     /// What ties it to its sidecar.
     pub(crate) token: Option<String>,
+    /// What the server has computed of all of it, in base64, where checksums are kept.
+    pub(crate) checksum: Option<String>,
 }
 
 /// An object, as a list shows it.
@@ -533,13 +535,20 @@ impl Client {
         let written = |what| {
             Err(Error::new(ErrorKind::Unavailable, format!("cannot {what}: it is just being written")))
         };
-        let call = keyed!(self, self.s3.head_object().bucket(&self.bucket).key(key)).send();
+        let wanted = self.algorithm().map(|_| ChecksumMode::Enabled);
+        let call = keyed!(self, self.s3.head_object().bucket(&self.bucket).key(key));
+        let call = call.set_checksum_mode(wanted).send();
         let error = match tokio::time::timeout(CALL, call).await.map_err(|_| late(WHAT))? {
             Ok(found) => {
                 return Ok(Some(Object {
                     size: found.content_length().and_then(|len| len.try_into().ok()).ok_or_else(no_length)?,
                     etag: found.e_tag().map(str::to_owned),
                     token: token_of(found.metadata()),
+                    checksum: match self.checksum {
+                        Checksum::Crc32c => found.checksum_crc32_c,
+                        Checksum::Crc64nvme => found.checksum_crc64_nvme,
+                        Checksum::Sha256 | Checksum::Md5 | Checksum::None => None,
+                    },
                 }));
             }
             Err(error) => error,
@@ -717,6 +726,24 @@ impl Client {
             .set_ssekms_key_id(self.sse_kms_key.clone())
     }
 
+    /// What a server that keeps checksums says of an object of these parts, or of one `crc64nvme`.
+    pub(crate) fn checksum_of(&self, parts: &[CompletedPart], crc64nvme: Option<&[u8]>) -> Option<String> {
+        match self.checksum {
+            // Always of the whole object, however it was sent.
+            Checksum::Crc64nvme => crc64nvme.map(base64::encode),
+            // The checksum of those of the parts, whose number goes along.
+            Checksum::Crc32c if !parts.is_empty() => {
+                let mut sums = Vec::new();
+                for part in parts {
+                    sums.extend(base64::decode(part.checksum_crc32_c()?).ok()?);
+                }
+                let sum = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, &sums) as u32;
+                Some(format!("{}-{}", base64::encode(sum.to_be_bytes()), parts.len()))
+            }
+            Checksum::Crc32c | Checksum::Sha256 | Checksum::Md5 | Checksum::None => None,
+        }
+    }
+
     fn algorithm(&self) -> Option<ChecksumAlgorithm> {
         match self.checksum {
             Checksum::Crc32c => Some(ChecksumAlgorithm::Crc32C),
@@ -838,11 +865,9 @@ impl Client {
         &self,
         key: &str,
         upload: &str,
-        mut parts: Vec<CompletedPart>,
+        parts: Vec<CompletedPart>,
         only: Only<'_>,
     ) -> Result<()> {
-        // They are there in any order, and must be named in theirs.
-        parts.sort_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let mut call = keyed!(self, self.s3.complete_multipart_upload().bucket(&self.bucket).key(key))
             .upload_id(upload)

@@ -3,7 +3,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aws_sdk_s3::types::CompletedPart;
 use bytes::Bytes;
 use store_core::{
-    BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint,
+    Algorithm, BlobId, Chunk, Error, ErrorKind, Location, Meta, Result, SizeHint,
     driver::{ATTEMPTS, InFlight, Payload, Pending, Request, Steps, again, pause, token},
 };
 
@@ -145,9 +145,11 @@ impl S3Upload {
     /// Waits for one part on its way, whichever is stored first.
     async fn land(&mut self) -> Result<()> {
         match self.flying.first().await.transpose()? {
-            Some(Landed::Part(part)) => self.parts.push(part),
+            Some(Landed::Part(part)) => keep(&mut self.parts, part),
             Some(Landed::Piece(piece)) => {
-                self.gathering.iter_mut().for_each(|gathering| gathering.pieces.push(piece.clone()));
+                if let Some(gathering) = &mut self.gathering {
+                    keep(&mut gathering.pieces, piece);
+                }
             }
             None => {}
         }
@@ -327,12 +329,14 @@ impl Steps for S3Upload {
             again(|| self.target.store.client.abort(&self.target.key, upload)).await?;
             self.upload = None;
         }
+        let (target, parts) = (Arc::clone(&self.target), std::mem::take(&mut self.parts));
+        let checksum = target.store.client.checksum_of(&parts, meta.digests.get(Algorithm::Crc64Nvme));
+        let whole = Whole { size: meta.size, checksum };
         let body = match &self.upload {
-            Some(upload) => Body::Parts(upload.clone(), std::mem::take(&mut self.parts)),
+            Some(upload) => Body::Parts(upload.clone(), parts),
             None => Body::Whole(std::mem::take(&mut self.filling)),
         };
-        let (target, size) = (Arc::clone(&self.target), meta.size);
-        Ok(Request::spawn(async move { Box::pin(target.commit(body, size)).await }))
+        Ok(Request::spawn(async move { Box::pin(target.commit(body, whole)).await }))
     }
 
     fn location(&self) -> Result<Location> {
@@ -384,6 +388,12 @@ enum Body {
     Parts(String, Vec<CompletedPart>),
     /// All of a small blob.
     Whole(Payload),
+}
+
+/// What the server must say of a finished blob.
+struct Whole {
+    size: u64,
+    checksum: Option<String>,
 }
 
 impl Target {
@@ -438,17 +448,18 @@ impl Target {
     }
 
     /// Makes the object, whose metadata is written.
-    async fn commit(&self, body: Body, size: u64) -> Result<()> {
+    async fn commit(&self, body: Body, whole: Whole) -> Result<()> {
         if self.store.committer().await?.creation != Creation::Claimed {
             self.make(&body).await?;
-            return self.check(size).await;
+            return self.check(&whole).await;
         }
         // One upload at a time: the server needs a claim to decide between two.
         self.claim().await?;
         // After a failure, the clean-up gives it up, when nothing can come any more.
         self.make(&body).await?;
         let claim = self.store.place.claim(&self.id);
-        let (given_up, checked) = tokio::join!(again(|| self.store.client.delete(&claim)), self.check(size));
+        let (given_up, checked) =
+            tokio::join!(again(|| self.store.client.delete(&claim)), self.check(&whole));
         if let Err(error) = given_up {
             tracing::warn!(%error, "the claim of a finished upload is still there; sweep will remove it");
         }
@@ -590,7 +601,8 @@ impl Target {
     }
 
     /// Trusts no status alone: servers have stored other than what they were sent, and some let the last writer win.
-    async fn check(&self, size: u64) -> Result<()> {
+    async fn check(&self, whole: &Whole) -> Result<()> {
+        let size = whole.size;
         let client = &self.store.client;
         let (object, sidecar) =
             tokio::join!(again(|| client.head(&self.key)), again(|| client.head(&self.sidecar)));
@@ -604,6 +616,11 @@ impl Target {
                 let text = format!("the server stored {} bytes of the {size} that it was sent", object.size);
                 Err(Error::new(ErrorKind::Corrupt, text).with_hint("it does not speak S3 as this store does"))
             }
+            Ok(Some(object)) if another(whole.checksum.as_deref(), object.checksum.as_deref()) => {
+                let text = "the server's checksum of the stored object is not that of what it was sent";
+                Err(Error::new(ErrorKind::Corrupt, text)
+                    .with_hint("the bytes were damaged there; send the image again"))
+            }
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 let text = "the server has no object where it confirmed one";
@@ -614,6 +631,18 @@ impl Target {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Adds a part that was stored, before or after others, where it belongs.
+fn keep(parts: &mut Vec<CompletedPart>, part: CompletedPart) {
+    let at = parts.partition_point(|other| other.part_number() < part.part_number());
+    parts.insert(at, part);
+}
+
+/// Whether two checksums differ, if both are there and of one kind: of all bytes, or of so many parts.
+fn another(ours: Option<&str>, theirs: Option<&str>) -> bool {
+    let count = |sum: &str| sum.split_once('-').map(|(_, count)| count.to_owned());
+    ours.zip(theirs).is_some_and(|(ours, theirs)| count(ours) == count(theirs) && ours != theirs)
 }
 
 /// Cuts a blob into the parts that the server copies.

@@ -14,6 +14,7 @@ use std::{
 use aws_sdk_s3::{
     config::{BehaviorVersion, Credentials, ProvideCredentials, Region},
     primitives::ByteStream,
+    types::ChecksumMode,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -39,7 +40,7 @@ type Outcome = Result<(), String>;
 type Plain = (&'static str, fn() -> Outcome);
 
 fn main() {
-    let broken: [Plain; 27] = [
+    let broken: [Plain; 28] = [
         ("a_server_that_ignores_ranges_is_read_exactly", ignored_range),
         ("a_range_that_is_served_as_all_is_read_exactly", unnamed_range),
         ("an_answer_that_ends_early_is_gone_on_with", early_end),
@@ -65,16 +66,18 @@ fn main() {
         ("a_dead_connection_does_not_cost_the_upload", stalled),
         ("long_lists_are_read_to_their_end", long_lists),
         ("checksums_go_along_and_are_compared", kept_checksums),
+        ("an_object_with_another_checksum_than_its_bytes_is_not_kept", other_checksum),
         ("an_object_without_a_first_byte_is_no_error", empty_object),
         ("what_is_archived_says_so", archived),
     ];
-    let real: [Plain; 19] = [
+    let real: [Plain; 20] = [
         ("a_certificate_is_checked", certificates),
         ("the_server_encrypts", encrypted),
         ("hosts_name_buckets_and_a_proxy_finds_them", virtual_hosts),
         ("wrong_credentials_are_denied_and_not_shown", wrong_credentials),
         ("a_missing_bucket_is_named", missing_bucket),
         ("every_checksum_works", checksums),
+        ("a_server_that_keeps_checksums_says_them_of_what_was_stored", stored_checksums),
         ("objects_of_others_are_read_and_their_keys_not_shown", foreign),
         ("parts_grow_with_the_length", long_image),
         ("a_process_that_stores_and_reads_takes_128_mib", memory),
@@ -228,6 +231,8 @@ struct Wrong {
     hides: bool,
     /// Gives the framing's name back as a coding of the content.
     says_chunked: bool,
+    /// What it says of objects to whoever asks for checksums.
+    sums: &'static str,
 }
 
 /// Operation, start of the key, reply.
@@ -348,6 +353,9 @@ impl Wrong {
                 if self.says_chunked {
                     headers += "Content-Encoding: aws-chunked\r\n";
                 }
+                if request.headers.contains_key("x-amz-checksum-mode") {
+                    headers += self.sums;
+                }
                 let range = request.headers.get("range").and_then(|range| {
                     let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
                     Some(start.parse().ok()?..end.parse::<usize>().ok()? + 1)
@@ -377,7 +385,9 @@ impl Wrong {
             ("PUT", query) if query.contains("partNumber") => {
                 let number = query.split('&').find_map(|pair| pair.strip_prefix("partNumber=")).unwrap();
                 self.parts.lock().unwrap().insert(format!("{number:0>5}"), request.body.clone());
-                (reply("200 OK", "ETag: \"part\"\r\n", b"", true), true)
+                let sum = request.header("x-amz-checksum-crc32c").filter(|_| !self.sums.is_empty());
+                let sum = sum.map(|sum| format!("x-amz-checksum-crc32c: {sum}\r\n")).unwrap_or_default();
+                (reply("200 OK", &format!("ETag: \"part\"\r\n{sum}"), b"", true), true)
             }
             ("PUT", _)
                 if request
@@ -955,6 +965,66 @@ fn kept_checksums() -> Outcome {
                 sums == twice
             });
             check(fits, format!("{checksum:?}: {sums:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// A blob of a known length: of others, some parts may be copied, for which servers keep no checksums.
+async fn put_known(store: &Store, bytes: &Bytes) -> store_core::Result<Location> {
+    let expect = Expect::new().size(bytes.len() as u64);
+    Ok(store.put(&"a".parse()?, store_core::once(bytes.clone()), expect).await?.location)
+}
+
+/// The parts arrived, and something went wrong when the server made an object of them.
+fn other_checksum() -> Outcome {
+    run(async {
+        let long = content((8 << 20) + 5);
+        for (checksum, sums, bytes) in [
+            (Checksum::Crc64nvme, "x-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\n", &long),
+            (Checksum::Crc64nvme, "x-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\n", &content(1000)),
+            (Checksum::Crc32c, "x-amz-checksum-crc32c: AAAAAA==-2\r\n", &long),
+        ] {
+            let wrong = Wrong { sums, ..Wrong::default() };
+            let mut config = wrong.clone().start().await;
+            config.checksum = checksum;
+            let store = open(&config).await?;
+            let outcome = put_known(&store, bytes).await;
+            refused(outcome, ErrorKind::Corrupt, "send the image again")
+                .map_err(|why| format!("{checksum:?}, {} bytes: {why}", bytes.len()))?;
+            store.settle().await;
+            check(wrong.objects.lock().unwrap().is_empty(), "something is left behind")?;
+        }
+        // Of another kind, or none: that says nothing.
+        for sums in ["", "x-amz-checksum-crc32c: AAAAAA==\r\n", "x-amz-checksum-crc32c: AAAAAA==-7\r\n"] {
+            let wrong = Wrong { sums, ..Wrong::default() };
+            let mut config = wrong.start().await;
+            config.checksum = Checksum::Crc32c;
+            text(put_known(&open(&config).await?, &long).await)?;
+        }
+        Ok(())
+    })
+}
+
+/// So that there is something to compare after a commit.
+fn stored_checksums() -> Outcome {
+    run(async {
+        let bytes = content((17 << 20) + 5);
+        for checksum in [Checksum::Crc32c, Checksum::Crc64nvme] {
+            let name = bucket();
+            let mut config = real()?.config(&name);
+            config.checksum = checksum;
+            text(put_known(&open(&config).await?, &bytes).await)?;
+            let asked = real()?.client().head_object().bucket(&name).key("a");
+            let found = asked.checksum_mode(ChecksumMode::Enabled).send().await;
+            let found = found.map_err(|e| format!("{e:?}"))?;
+            if checksum == Checksum::Crc64nvme {
+                let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
+                let sum = aws_smithy_types::base64::encode(sum.to_be_bytes());
+                check(found.checksum_crc64_nvme() == Some(&sum), format!("{found:?}"))?;
+            } else {
+                check(found.checksum_crc32_c().is_some_and(|sum| sum.ends_with("-3")), format!("{found:?}"))?;
+            }
         }
         Ok(())
     })
