@@ -35,7 +35,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Chunks of each request of a download that wait for the reader, at most. Those that come later fill the line meanwhile, and
 /// the server's end of it.
-const WAITING: usize = 8;
+const WAITING: usize = 7;
 
 /// Requests of a sweep that are on their way at once.
 const SWEPT_AT_ONCE: usize = 16;
